@@ -1,0 +1,78 @@
+"""Discrete-event simulation of LLM serving clusters: a scenario in, the life of every request out."""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tetrisim.errors import OutputError, ProfileError, ScenarioError, TetrisimError, TraceError
+    from tetrisim.metrics.summary import summarize
+    from tetrisim.scenario.load import dump_yaml, load, override, with_system
+    from tetrisim.scenario.scenario import Scenario
+    from tetrisim.simulate import Result, simulate
+    from tetrisim.studies.compare import Comparison, compare
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "OutputError",
+    "ProfileError",
+    "Result",
+    "Scenario",
+    "ScenarioError",
+    "TetrisimError",
+    "TraceError",
+    "__version__",
+    "compare",
+    "dump_yaml",
+    "load",
+    "override",
+    "simulate",
+    "summarize",
+    "with_system",
+]
+
+_HOMES = {
+    "Comparison": "tetrisim.studies.compare",
+    "OutputError": "tetrisim.errors",
+    "ProfileError": "tetrisim.errors",
+    "Result": "tetrisim.simulate",
+    "Scenario": "tetrisim.scenario.scenario",
+    "ScenarioError": "tetrisim.errors",
+    "TetrisimError": "tetrisim.errors",
+    "TraceError": "tetrisim.errors",
+    "compare": "tetrisim.studies.compare",
+    "dump_yaml": "tetrisim.scenario.load",
+    "load": "tetrisim.scenario.load",
+    "override": "tetrisim.scenario.load",
+    "simulate": "tetrisim.simulate",
+    "summarize": "tetrisim.metrics.summary",
+    "with_system": "tetrisim.scenario.load",
+}
+# Names are imported when first used: `tetrisim --help` then needs neither numpy nor the engine.
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tetrisim' has no attribute '{name}'")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `tetrisim.simulate` the function: importing the module of that name would bind it over it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,5 @@
+"""`python -m tetrisim`."""
+
+from tetrisim.cli.main import app
+
+app(prog_name="tetrisim")

@@ -1,0 +1,212 @@
+"""From a scenario to stations wired together: which instance has which engine, timer and policies."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import simpy
+
+from tetrisim import streams
+from tetrisim.cluster.clock import seconds, ticks
+from tetrisim.cluster.dispatcher import Dispatcher
+from tetrisim.cluster.engine import Engine
+from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.kvcache import KVCache, PrefixCache
+from tetrisim.cluster.monitor import Broadcast, FlipWatch
+from tetrisim.cluster.queue import WaitingQueue
+from tetrisim.cluster.recorder import Recorder
+from tetrisim.cluster.request import NEVER, Request
+from tetrisim.cluster.scheduler import LoadIndex, Scheduler
+from tetrisim.cluster.transfer import Links
+from tetrisim.errors import ScenarioError
+from tetrisim.latency.build import build_timer
+from tetrisim.latency.roofline import Shard
+from tetrisim.latency.step import StepTimer
+from tetrisim.policies.registry import find_policy
+from tetrisim.scenario.cluster import PoolSpec
+from tetrisim.scenario.gpu import load_gpu
+from tetrisim.scenario.memory import kv_blocks
+from tetrisim.scenario.model import load_model
+from tetrisim.scenario.scenario import Scenario
+
+
+class Cluster:
+    """The stations of one run."""
+
+    def __init__(self, scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None) -> None:
+        self.scenario = scenario
+        self.env = simpy.Environment(initial_time=0)
+        self.recorder = Recorder()
+        self.model = load_model(scenario.model)
+        self.instances: list[Instance] = []
+        self.scheduler: Scheduler
+        self.links: Links | None = None
+        self._exact = exact_steps
+        self._hash_block_tokens = hash_block_tokens
+        self._timers: dict[tuple[str, int], StepTimer] = {}
+        self._sources: dict[str, None] = {}
+        self._pools: dict[int, PoolSpec] = {}
+        self.most_tokens = self.model.max_positions
+        """Tokens of the longest request that can be served."""
+        self.limit = f"the positions of {self.model.name}"
+        """What sets `most_tokens`."""
+        self._most_prompt = sys.maxsize
+
+    @property
+    def provenance(self) -> tuple[str, ...]:
+        """One line a latency table."""
+        return tuple(self._sources)
+
+    @property
+    def measured(self) -> bool:
+        """Whether every instance has measured tables."""
+        return all(timer.labelled for timer in self._timers.values())
+
+    def add_pool(self, index: int, pool: PoolSpec, first: int) -> None:
+        """Instances of one pool, named by role from `first` on."""
+        for offset in range(pool.instances):
+            number = len(self.instances)
+            instance = Instance(self.env, number, f"{pool.role}-{first + offset}", self.recorder, self._exact)
+            self.equip(instance, pool, f"cluster.pools.{index}")
+            self.instances.append(instance)
+
+    def equip(self, instance: Instance, pool: PoolSpec, where: str) -> None:
+        """Give an instance the engine and timer of a pool."""
+        gpu = load_gpu(pool.gpu or self.scenario.cluster.gpu, where)
+        dtype = self.scenario.dtype
+        blocks = kv_blocks(pool, gpu, self.model, dtype, where)
+        block_bytes = pool.block_tokens * self.model.kv_bytes_per_token(dtype)
+        engine = Engine(
+            pool,
+            self._kv(pool, blocks, where),
+            find_policy("batching", pool.batching, f"{where}.batching")(pool),
+            WaitingQueue(find_policy("queue", pool.queue, f"{where}.queue"), pool.queue_batch),
+            find_policy("admission", pool.admission, f"{where}.admission"),
+        )
+        engine.limit_swap(int(pool.swap_space_bytes * pool.tensor_parallel / block_bytes))
+        instance.engine = engine
+        instance.role, instance.gpu, instance.gpus = pool.role, gpu.name, pool.tensor_parallel
+        instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
+        key = (gpu.name, pool.tensor_parallel)
+        if key not in self._timers:
+            timer, source = build_timer(Shard(self.model, gpu, dtype, pool.tensor_parallel), self.scenario.profile, "profile")
+            self._timers[key] = timer
+            self._sources[source] = None
+        instance.timer = self._timers[key]
+        self._pools[instance.number] = pool
+        self._note_limit(engine, pool, where)
+
+    def _kv(self, pool: PoolSpec, blocks: int, where: str) -> KVCache:
+        reserve = int(pool.watermark * blocks)
+        unit = self._hash_block_tokens
+        if not pool.prefix_caching or unit is None:
+            return KVCache(blocks, pool.block_tokens, reserve)  # without ids no two requests share anything
+        if unit % pool.block_tokens:
+            raise ScenarioError(f"{where}.block_tokens", f"{pool.block_tokens} does not divide the trace's prefix blocks",
+                                f"a divisor of {unit}")  # fmt: skip
+        return PrefixCache(blocks, pool.block_tokens, reserve, unit)
+
+    def _note_limit(self, engine: Engine, pool: PoolSpec, where: str) -> None:
+        room = (engine.kv.capacity - engine.kv.reserve) * pool.block_tokens
+        if pool.role == "prefill":
+            self._most_prompt = min(self._most_prompt, room)
+        elif room + 1 < self.most_tokens:  # the last token shown needs no KV
+            self.most_tokens, self.limit = room + 1, f"the KV blocks of {where}"
+        if pool.batching == "prefill-first" and pool.max_num_batched_tokens is not None:
+            self._most_prompt = min(self._most_prompt, pool.max_num_batched_tokens)
+
+    def refuses(self, prompts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Which requests can never be served: longer than the model's positions, a KV pool, or an unchunked step."""
+        return (prompts + outputs > self.most_tokens) | (prompts > self._most_prompt)
+
+    def flip(self, instance: Instance) -> None:
+        """Turn an idle instance into one of the other role, on the same GPUs."""
+        role = "decode" if instance.role == "prefill" else "prefill"
+        index, pool = next((i, p) for i, p in enumerate(self.scenario.cluster.pools) if p.role == role)
+        own = self._pools[instance.number]
+        pool = replace(pool, gpu=own.gpu, tensor_parallel=own.tensor_parallel)
+        self.equip(instance, pool, f"cluster.pools.{index}")
+        instance.flips += 1
+        instance.idle_since = self.env.now
+        instance.available_from = self.env.now + ticks(self.scenario.cluster.flip.cost_s)
+        self.join_roles()
+
+    def join_roles(self) -> None:
+        """Tell scheduler and dispatcher which instances they have; called again after each flip."""
+        self.scheduler.index.change([i for i in self.instances if i.role in ("prefill", "hybrid")])
+        if self.links is not None:
+            self.dispatcher.members = [i for i in self.instances if i.role == "decode"]
+            for instance in self.instances:
+                decode = instance.role == "decode"
+                instance.before_change = self.broadcast.before_change if decode else None
+                if not decode:
+                    self.broadcast.forget(instance)
+
+    def wire(self) -> None:
+        """Connect the stations."""
+        spec = self.scenario.cluster
+        route = find_policy("route", spec.route, "cluster.route")
+        rng = streams.scalar_stream(self.scenario.seed, "route")
+        self.scheduler = Scheduler(self.env, LoadIndex([]), route, rng, self.recorder)
+        for instance in self.instances:
+            instance.on_finished = self.scheduler.finished
+        place = find_policy("place", spec.place.policy, "cluster.place.policy")
+        flips = find_policy("flip", spec.flip.policy, "cluster.flip.policy")
+        if spec.kv_link is not None:
+            self.broadcast = Broadcast(self.env, spec.place.broadcast_s)
+            self.dispatcher = Dispatcher(self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place"))
+            size = self.model.kv_bytes_per_token(self.scenario.dtype)
+            self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size, _deliver)
+            for instance in self.instances:
+                instance.on_prefilled = self._prefilled
+            if spec.flip.policy != "never":
+                watch = FlipWatch(self.env, self.instances, spec.flip, flips, self.flip)
+                watch.running = lambda: self.scheduler.active
+                watch.start()
+        self.join_roles()
+
+    def _prefilled(self, instance: Instance, request: Request) -> None:
+        self.scheduler.prefilled(instance, request)
+        self.dispatcher.dispatch(instance, request)
+
+    def time_shares(self) -> dict[str, float]:
+        """Seconds of step time by source."""
+        busy = seconds(sum(instance.busy_ticks for instance in self.instances))
+        timers = [timer for timer in self._timers.values() if timer.labelled]
+        total = seconds(sum(timer.total for timer in timers))
+        measured = seconds(sum(timer.measured for timer in timers))
+        estimated = max(0.0, seconds(sum(timer.estimated for timer in timers)) + busy - total)
+        return {"measured": measured, "interpolated": max(0.0, busy - measured - estimated), "estimated": estimated}
+
+    def instance_columns(self) -> dict[str, Any]:
+        """One entry an instance."""
+        every = self.instances
+        return {
+            "instance": np.array([i.name for i in every], dtype=object),
+            "role": np.array([i.role for i in every], dtype=object),
+            "gpu": np.array([i.gpu for i in every], dtype=object),
+            "gpus": np.array([i.gpus for i in every]),
+            "kv_blocks": np.array([i.engine.kv.capacity for i in every]),
+            "first_work_s": np.array([np.nan if i.first_work == NEVER else seconds(i.first_work) for i in every]),
+            "last_work_s": np.array([np.nan if i.last_work == NEVER else seconds(i.last_work) for i in every]),
+            "busy_s": np.array([seconds(i.busy_ticks) for i in every]),
+            "steps": np.array([i.steps for i in every]),
+            "flips": np.array([i.flips for i in every]),
+        }
+
+
+def assemble(scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None) -> Cluster:
+    """The cluster of a scenario, at time zero; a model that does not fit or a policy nobody knows is refused here."""
+    cluster = Cluster(scenario, exact_steps, hash_block_tokens)
+    first: dict[str, int] = {}
+    for index, pool in enumerate(scenario.cluster.pools):
+        cluster.add_pool(index, pool, first.get(pool.role, 0))
+        first[pool.role] = first.get(pool.role, 0) + pool.instances
+    cluster.wire()
+    return cluster
+
+
+def _deliver(source: Instance, target: Instance, request: Request) -> None:
+    source.release(request)
+    target.receive(request)

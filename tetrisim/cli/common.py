@@ -1,0 +1,94 @@
+"""What the commands share: options, settings, errors as one line, and the sign of life on a terminal."""
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from tetrisim.errors import ScenarioError, TetrisimError
+
+if TYPE_CHECKING:
+    from tetrisim.scenario.scenario import Scenario
+
+ScenarioArgument = Annotated[
+    str, typer.Argument(help="A scenario YAML file, or 'default' for the embedded one.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one setting, as in workload.requests=500; repeatable."
+    ),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="A new folder for rows, summary, scenario and figure.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON with the keys of `vllm bench serve`.")]
+ExactOption = Annotated[
+    bool, typer.Option("--exact-steps", help="One event a step: slower, and the same rows.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse step times that were not measured.")]
+
+
+@contextmanager
+def one_line_errors() -> Generator[None]:
+    """Turn a TetrisimError into one line and its exit code, and Ctrl-C into one line and exit code 130."""
+    try:
+        yield
+    except TetrisimError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+
+
+def read_scenario(path: str, settings: Sequence[str]) -> "Scenario":
+    """The scenario with every `--set` applied; a value is YAML, as it would stand in the file."""
+    from tetrisim.scenario.load import load, override
+
+    changes = dict(_setting(text) for text in settings)
+    scenario = load(path)
+    return override(scenario, changes) if changes else scenario
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ScenarioError("--set", f"is '{text}'", "KEY=VALUE, as in workload.requests=500")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ScenarioError(
+            f"--set {key.strip()}", f"'{value}' is not YAML", "a value as in the file"
+        ) from None
+
+
+@contextmanager
+def sign_of_life(first: str) -> Generator[Callable[[str], None]]:
+    """Show on stderr what is under way, when that is a terminal; yields the setter of the text."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status(first) as status:
+        yield status.update
+
+
+def print_json(value: object) -> None:
+    """Print strict JSON: a value that does not exist is null, never NaN."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_results(summaries: Sequence[dict[str, Any]], scenario: "Scenario") -> None:
+    """Print the table and its sentences."""
+    from rich.console import Console
+
+    from tetrisim.report.terminal import print_report
+
+    print_report(summaries, scenario.slo, Console(highlight=False))

@@ -1,0 +1,39 @@
+"""`tetrisim`: the list of commands."""
+
+from typing import Annotated
+
+import typer
+
+from tetrisim import __version__
+from tetrisim.cli.compare import compare_command
+from tetrisim.cli.lists import gpus_command, models_command, systems_command, traces_command
+from tetrisim.cli.run import run_command
+
+app = typer.Typer(
+    name="tetrisim",
+    help="What would this LLM serving cluster do? Simulates it, request by request.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run_command)
+app.command("compare")(compare_command)
+app.command("systems")(systems_command)
+app.command("gpus")(gpus_command)
+app.command("models")(models_command)
+app.command("traces")(traces_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tetrisim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(  # pyright: ignore[reportUnusedFunction]  # typer calls it
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,52 @@
+"""`tetrisim run`: one scenario through its own system."""
+
+from tetrisim.cli.common import (
+    ExactOption,
+    JsonOption,
+    OutOption,
+    ScenarioArgument,
+    SetOption,
+    StrictOption,
+    one_line_errors,
+    print_json,
+    print_results,
+    read_scenario,
+    sign_of_life,
+)
+
+
+def run_command(
+    scenario: ScenarioArgument,
+    settings: SetOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    exact_steps: ExactOption = False,
+    strict: StrictOption = False,
+) -> None:
+    """Simulate a scenario and print what its users would see."""
+    with one_line_errors():
+        # Imported here, or `tetrisim --help` would load numpy and the engine.
+        from tetrisim.metrics.summary import summarize
+        from tetrisim.simulate import simulate
+        from tetrisim.studies.store import check_free, save_run
+
+        if out is not None:
+            check_free(out)
+        resolved = read_scenario(scenario, settings or [])
+        with sign_of_life(f"simulating {resolved.system}") as now:
+            result = simulate(resolved, exact_steps=exact_steps, strict=strict)
+            summary = summarize(result)
+            if out is not None:
+                from tetrisim.report.figures import save_latency
+
+                now(f"writing {out}")
+                save_run(
+                    out,
+                    result,
+                    summary,
+                    lambda path: save_latency(path, {resolved.system: result}, resolved.slo),
+                )
+        if as_json:
+            print_json(summary)
+        else:
+            print_results([summary], resolved)

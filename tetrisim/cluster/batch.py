@@ -1,0 +1,109 @@
+"""The decoding batch, counted lazily: all of it grows by one token a step, so steps are counted and not tokens."""
+
+from heapq import heappop, heappush
+
+from tetrisim.cluster.request import NEVER, Request
+
+
+class DecodeBatch:
+    """Sequences that decode together; advancing k steps is O(1), a join or leave O(log n).
+
+    A member's context (tokens with KV) is `base + step_no`. A step needs a new block for each member whose context is a
+    multiple of the block size; members are counted by `base` modulo the block size, which never changes.
+    """
+
+    __slots__ = ("_due", "_expected", "_phases", "_sequence", "block_tokens", "context", "n", "step_no")
+
+    def __init__(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.step_no = 0
+        self.n = 0
+        """Members."""
+        self.context = 0
+        """Tokens with KV over all members."""
+        self._phases = [0] * block_tokens
+        self._due: list[tuple[int, int, Request]] = []
+        self._expected: list[tuple[int, int, Request]] = []
+        self._sequence = 0
+
+    def join(self, request: Request, context: int) -> None:
+        """Add a request with `context` tokens of KV that has shown `generated` tokens; its next comes with the next step."""
+        step = self.step_no
+        self._sequence += 1
+        request.sequence = self._sequence
+        request.joined_step = step
+        request.base = base = context - step
+        request.finish_step = step + request.output - request.generated
+        self.n += 1
+        self.context += context
+        self._phases[base % self.block_tokens] += 1
+        heappush(self._due, (request.finish_step, self._sequence, request))
+
+    def expect(self, request: Request) -> None:
+        """Note when a member that just joined is predicted to finish (see `shortest_remaining`)."""
+        finish = request.joined_step + request.predicted - request.generated
+        heappush(self._expected, (finish, request.sequence, request))
+
+    def leave(self, request: Request) -> int:
+        """Take a member out, finished or not; returns its context."""
+        context = request.base + self.step_no
+        request.generated += self.step_no - request.joined_step
+        self.n -= 1
+        self.context -= context
+        self._phases[request.base % self.block_tokens] -= 1
+        request.finish_step = NEVER
+        return context
+
+    def steps_to_finish(self) -> int:
+        """Steps until the next member finishes; the batch must not be empty."""
+        due = self._due
+        while due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]:
+            heappop(due)
+        return due[0][0] - self.step_no
+
+    def finished(self) -> list[Request]:
+        """Members whose last token came with the last step, in order of joining; they are still in the batch."""
+        due, now = self._due, self.step_no
+        done: list[Request] = []
+        while due and due[0][0] <= now:
+            step, sequence, request = heappop(due)
+            if request.finish_step == step and request.sequence == sequence:
+                done.append(request)
+        return done
+
+    def shortest_remaining(self) -> int:
+        """Steps until the first member is predicted to finish, at least 1: an overdue one is due with the next step."""
+        expected = self._expected
+        while expected and (expected[0][2].finish_step == NEVER or expected[0][2].sequence != expected[0][1]):
+            heappop(expected)
+        return max(1, expected[0][0] - self.step_no) if expected else 1
+
+    def growth(self, steps: int) -> int:
+        """Blocks that the next `steps` steps take in all."""
+        size, phases = self.block_tokens, self._phases
+        cycles, rest = divmod(steps, size)
+        blocks = cycles * self.n
+        if rest:
+            # Step j from now needs a block for phase -(step_no + j); the phases of `rest` steps are one arc.
+            start = -(self.step_no + rest - 1) % size
+            end = start + rest
+            blocks += sum(phases[start:end]) if end <= size else sum(phases[start:]) + sum(phases[: end - size])
+        return blocks
+
+    def steps_within(self, blocks: int, limit: int) -> int:
+        """How many of the next `limit` steps so many free blocks allow."""
+        if blocks >= self.n * (limit // self.block_tokens + 1) or self.growth(limit) <= blocks:
+            return limit
+        low, high = 0, limit
+        while high - low > 1:  # growth(low) <= blocks < growth(high)
+            middle = (low + high) // 2
+            if self.growth(middle) <= blocks:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def advance(self, steps: int) -> None:
+        """Every member grows by `steps` tokens."""
+        self.step_no += steps
+        self.context += steps * self.n

@@ -1,0 +1,67 @@
+"""From prefill to decode: chooses a decode instance for each prefilled request and sends it there."""
+
+from collections import deque
+from collections.abc import Callable
+
+import simpy
+
+from tetrisim.cluster.clock import MONITOR, Alarm
+from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.monitor import Broadcast, LoadSnapshot
+from tetrisim.cluster.request import Request
+from tetrisim.cluster.transfer import Links
+from tetrisim.policies.views import PlacementView, RequestView, Rng
+
+Place = Callable[[PlacementView, RequestView, Rng], int | None]
+
+
+class Dispatcher:
+    """Placement at the end of a request's prefill, on the loads of the last broadcast.
+
+    A request that no instance has room for keeps its KV at the prefill instance and is tried again with each broadcast.
+    """
+
+    def __init__(self, env: simpy.Environment, broadcast: Broadcast, place: Place, rng: Rng) -> None:
+        self.env = env
+        self.members: list[Instance] = []
+        self.links: Links
+        self._broadcast = broadcast
+        self._place = place
+        self._rng = rng
+        self._held: deque[tuple[Instance, Request]] = deque()
+
+    @property
+    def count(self) -> int:
+        """How many decode instances there are."""
+        return len(self.members)
+
+    def snapshot(self, member: int) -> LoadSnapshot:
+        """The load of one as of the last broadcast."""
+        return self._broadcast.refresh(self.members[member])
+
+    def dispatch(self, source: Instance, request: Request) -> None:
+        """Place a request whose prefill has just finished."""
+        if self._held or not self._try(source, request):
+            if not self._held:
+                self._retry_later()
+            self._held.append((source, request))
+
+    def _try(self, source: Instance, request: Request) -> bool:
+        member = self._place(self, request, self._rng)
+        if member is None:
+            return False
+        target = self.members[member]
+        target.expect(request)
+        self.links.send(source, target, request)
+        return True
+
+    def _retry_later(self) -> None:
+        period = self._broadcast.period
+        Alarm(self.env, period - self.env.now % period, MONITOR, self._on_broadcast)
+
+    def _on_broadcast(self, event: Alarm) -> None:
+        held = self._held
+        while held and self._try(*held[0]):
+            held.popleft()
+        if held:
+            self._retry_later()

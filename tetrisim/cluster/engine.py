@@ -1,0 +1,307 @@
+"""One engine replica without a clock: its queues, its batch, its memory, and what the next step runs.
+
+`plan` forms a step and takes its memory; `complete` applies a finished one; `advance` applies a run of pure decode
+steps. The clock around it is in instance.py, so recorded steps of a real engine can drive an Engine too.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from tetrisim.cluster.batch import DecodeBatch
+from tetrisim.cluster.kvcache import KVCache
+from tetrisim.cluster.queue import WaitingQueue
+from tetrisim.cluster.request import NEVER, Request
+from tetrisim.policies.batching import Batching
+from tetrisim.policies.views import DecodeView, RequestView
+from tetrisim.scenario.cluster import PoolSpec
+
+Piece = tuple[Request, int]
+"""A request and how many of its prompt tokens a step computes."""
+
+
+class Engine:
+    """Scheduler state of one instance. Requests enter by `push` (to be prefilled) or `receive` (their KV is here)."""
+
+    def __init__(
+        self,
+        pool: PoolSpec,
+        kv: KVCache,
+        batching: Batching,
+        waiting: WaitingQueue,
+        admit: Callable[[DecodeView, RequestView], bool],
+    ) -> None:
+        self.kv = kv
+        self.batch = DecodeBatch(pool.block_tokens)
+        self.batching = batching
+        self.waiting = waiting
+        self.received: deque[Request] = deque()
+        self.swapped: deque[Request] = deque()
+        self.running: dict[Request, None] = {}
+        """In order of admission; the last is preempted first."""
+        self.partials: list[Request] = []
+        """Running requests whose prefill is not finished."""
+        self.max_seqs = pool.max_num_seqs or sys.maxsize
+        # A prefill instance takes a prompt's blocks at once: it keeps them until the KV has been sent anyway.
+        self._whole_prompts = pool.role == "prefill"
+        self._swap_room = 0
+        if pool.preemption == "swap":
+            self._swap_room = sys.maxsize  # in blocks; narrowed by limit_swap
+        self._admit = admit
+        self._view = _View(self)
+        self._changed = True
+        self.grown = False
+        """Whether the step just planned runs the decoding batch beside (or instead of) prefill, its blocks taken."""
+        self.moved_blocks = 0
+        """Blocks swapped in or out by the step just planned."""
+        self.joined: list[Request] = []
+        """Requests that joined the batch from elsewhere (received or swapped in) in the step just planned."""
+        self.preempted: list[Request] = []
+        """Requests preempted by the step just planned."""
+
+    def limit_swap(self, blocks: int) -> None:
+        """Room in the swap space, in blocks."""
+        self._swap_room = min(self._swap_room, blocks)
+
+    def push(self, request: Request) -> None:
+        """Queue a request for prefill."""
+        self.waiting.push(request)
+
+    def receive(self, request: Request) -> None:
+        """Queue a request whose prompt KV has arrived."""
+        self.received.append(request)
+        if len(self.received) == 1:
+            self._changed = True  # behind others it changes nothing: they are tried first
+
+    def may_start(self, in_queue: int) -> bool:
+        """Whether the only request of a queue of this length could join the next step."""
+        return in_queue == 1 and len(self.running) < self.max_seqs
+
+    def plan(self) -> list[Piece]:
+        """Form the next step: the prefill pieces in it. Memory is taken, and victims are preempted, here.
+
+        No pieces and `grown` unset: the batch decodes by itself (a window may start), or there is nothing to do.
+        """
+        self.grown = False
+        self.moved_blocks = 0
+        self.joined = []
+        self.preempted = []
+        if self.batching.mixes:
+            return self._plan_mixed()
+        pieces: list[Piece] = []
+        if not self.swapped and (self.partials or self.waiting):
+            self._extend_partials(pieces, 0)
+            self._admit_waiting(pieces, sum(take for _, take in pieces))
+        if not pieces:
+            self._make_room()
+            if not self.preempted:
+                self._resume()
+        return pieces
+
+    def _plan_mixed(self) -> list[Piece]:
+        """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
+        kv, batch = self.kv, self.batch
+        pieces: list[Piece] = []
+        self._make_room()
+        head = None
+        if not self.preempted and len(self.waiting) and len(self.running) < self.max_seqs:
+            head = self.waiting.head()
+        spare = batch.growth(1) if batch.n else 0
+        if head is not None and not kv.fits(head, kv.cached(head), 0, spare):
+            head = None
+        if not self.partials and head is None:
+            if not self.preempted and self.swapped:
+                self._resume()
+            return pieces
+        if batch.n:
+            kv.grow(batch, self.running, 1)
+            self.grown = True
+        self._extend_partials(pieces, batch.n)
+        if head is not None and not self.preempted:
+            self._admit_waiting(pieces, batch.n + sum(take for _, take in pieces))
+        return pieces
+
+    def _extend_partials(self, pieces: list[Piece], scheduled: int) -> None:
+        """Continue unfinished prefills; one that finds no memory preempts from the tail, in the end itself."""
+        kv = self.kv
+        for request in tuple(self.partials):
+            take = self.batching.prefill_tokens(request.target - request.computed, scheduled)
+            if take <= 0:
+                break
+            if request not in self.running:
+                continue  # preempted by the one before
+            if not self._whole_prompts:
+                need = kv.blocks(request.computed + take) - kv.blocks(request.computed)
+                while need > kv.free and request in self.running:
+                    self._preempt(next(reversed(self.running)))
+                if request not in self.running:
+                    break
+                kv.extend(request, take)
+            pieces.append((request, take))
+            scheduled += take
+
+    def _admit_waiting(self, pieces: list[Piece], scheduled: int) -> None:
+        """Start waiting requests in order, until tokens, seats or memory run out."""
+        kv, waiting, running = self.kv, self.waiting, self.running
+        # The head is looked at only when there is room: looking forms a sorted group.
+        while len(running) < self.max_seqs and self.batching.prefill_tokens(1, scheduled) > 0:
+            request = waiting.head()
+            if request is None:
+                break
+            cached = kv.cached(request)
+            remaining = request.target - cached
+            take = self.batching.prefill_tokens(remaining, scheduled)
+            if take <= 0 or not kv.fits(request, cached, take, 0):
+                break
+            waiting.pop()
+            kv.admit(request, cached, remaining if self._whole_prompts else take)
+            request.computed = cached
+            running[request] = None
+            if take < remaining:
+                self.partials.append(request)
+            pieces.append((request, take))
+            scheduled += take
+
+    def _make_room(self) -> None:
+        """Preempt from the tail until each decode, in running order, has the block of its next token."""
+        batch, kv = self.batch, self.kv
+        if not batch.n or batch.growth(1) <= kv.free:
+            return
+        free, size, step = kv.free, batch.block_tokens, batch.step_no
+        for request in tuple(self.running):
+            if request not in self.running:
+                break
+            need = 1 if request.finish_step != NEVER and (request.base + step) % size == 0 else 0
+            while need > free and request in self.running:
+                before = kv.free
+                self._preempt(next(reversed(self.running)))
+                free += kv.free - before
+            if request in self.running:
+                free -= need
+
+    def _preempt(self, request: Request) -> None:
+        """Take a running request's blocks away; it goes to the swap space, or back to the queue to be recomputed."""
+        kv = self.kv
+        del self.running[request]
+        decoding = request.finish_step != NEVER
+        if decoding:
+            context = self.batch.leave(request)
+            blocks = kv.blocks(context)
+            kv.release(request, context + self.grown)
+            request.target, request.computed = request.prompt + request.generated, 0
+        else:
+            self.partials.remove(request)
+            context = blocks = 0
+            kv.release(request, request.computed)
+            request.computed = 0
+        request.preemptions += 1
+        self.preempted.append(request)
+        self._changed = True
+        if decoding and self._swap_room >= blocks:
+            self._swap_room -= blocks
+            self.moved_blocks += blocks
+            request.computed = context
+            self.swapped.append(request)
+        else:
+            self.waiting.push_front(request)
+
+    def _resume(self) -> None:
+        """Bring back swapped requests, then admit received ones as the gate allows, each in order."""
+        batch, kv = self.batch, self.kv
+        while self.swapped and len(self.running) < self.max_seqs:
+            request = self.swapped[0]
+            if not self._has_room(request.computed):
+                return
+            self.swapped.popleft()
+            blocks = kv.blocks(request.computed)
+            self._swap_room += blocks
+            self.moved_blocks += blocks
+            self._join(request, request.computed)
+        if not self._changed or self.swapped:
+            return
+        self._changed = False
+        while self.received and len(self.running) < self.max_seqs:
+            request = self.received[0]
+            if not self._has_room(request.prompt) or not self._admit(self._view, request):
+                return
+            self.received.popleft()
+            self._join(request, request.prompt)
+            batch.expect(request)
+
+    def _has_room(self, context: int) -> bool:
+        """Whether a sequence fits with the block of its next token, beside the next blocks of the batch."""
+        kv = self.kv
+        return kv.blocks(context + 1) + self.batch.growth(1) + kv.reserve <= kv.free
+
+    def _join(self, request: Request, context: int) -> None:
+        self.kv.admit(request, 0, context)
+        self.running[request] = None
+        self.batch.join(request, context)
+        self.joined.append(request)
+
+    def complete(self, pieces: list[Piece]) -> list[Request]:
+        """Apply a planned step; returns the requests whose prefill it finished, still running and not in the batch."""
+        if self.grown:
+            self.batch.advance(1)
+        done: list[Request] = []
+        for request, take in pieces:
+            request.computed += take
+            if request.computed == request.target:
+                done.append(request)
+                if self.partials and request in self.partials:
+                    self.partials.remove(request)
+        return done
+
+    def start_decode(self, request: Request) -> None:
+        """Let a prefilled request join the batch where it is."""
+        self.batch.join(request, request.target)
+
+    def advance(self, steps: int) -> None:
+        """Apply `steps` pure decode steps."""
+        self.kv.grow(self.batch, self.running, steps)
+        self.batch.advance(steps)
+
+    def finish(self, request: Request) -> None:
+        """Let a decoding request go, with its memory."""
+        self.kv.release(request, self.batch.leave(request))
+        del self.running[request]
+        self._changed = True
+
+    def retire(self, request: Request) -> None:
+        """Let a prefilled request go that never decodes here; its memory stays until `release`."""
+        del self.running[request]
+
+    def release(self, request: Request) -> None:
+        """Free the prompt's blocks of a retired request."""
+        self.kv.release(request, request.target)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing queued and nothing running."""
+        return not (self.running or len(self.waiting) or self.received or self.swapped)
+
+
+class _View:
+    """What an admission policy sees of the engine."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def running(self) -> int:
+        return self._engine.batch.n
+
+    @property
+    def free_blocks(self) -> int:
+        return self._engine.kv.free
+
+    def blocks(self, tokens: int) -> int:
+        return self._engine.kv.blocks(tokens)
+
+    def growth(self, steps: int) -> int:
+        return self._engine.batch.growth(steps)
+
+    def shortest_remaining(self) -> int:
+        return self._engine.batch.shortest_remaining()

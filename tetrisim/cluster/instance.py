@@ -1,0 +1,348 @@
+"""An engine with a clock: forms steps, lets them take their time, and hands requests on.
+
+While nobody joins, finishes or runs out of memory, a run of decode steps is one event (a window, design section 4). Step
+j of a window takes first + slope * j ticks; something new shortens the window to the end of the step in progress.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import simpy
+
+from tetrisim.cluster.clock import STEP, WAKE, Alarm
+from tetrisim.cluster.engine import Engine, Piece
+from tetrisim.cluster.recorder import Recorder
+from tetrisim.cluster.request import NEVER, Request
+from tetrisim.latency.step import DecodeRow, StepTimer
+
+
+class DecodeLoad:
+    """Decodes assigned to an instance, as the monitor broadcasts them."""
+
+    __slots__ = ("heavy", "light", "pending_tokens")
+
+    def __init__(self) -> None:
+        self.heavy = 0
+        self.light = 0
+        self.pending_tokens = 0
+        """Prompt tokens on their way or waiting to be admitted."""
+
+    def add(self, request: Request) -> None:
+        """Placed here."""
+        self._count(request, 1)
+        self.pending_tokens += request.prompt
+
+    def join(self, request: Request) -> None:
+        """Admitted: its tokens now count as used memory."""
+        self.pending_tokens -= request.prompt
+
+    def remove(self, request: Request) -> None:
+        """Finished."""
+        self._count(request, -1)
+
+    def _count(self, request: Request, change: int) -> None:
+        if request.heavy:
+            self.heavy += change
+        else:
+            self.light += change
+
+
+class Instance:
+    """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
+
+    def __init__(self, env: simpy.Environment, number: int, name: str, recorder: Recorder, exact_steps: bool) -> None:
+        self.env = env
+        self.number = number
+        self.name = name
+        self.engine: Engine
+        self.timer: StepTimer
+        self.role = ""
+        self.gpus = 0
+        self.gpu = ""
+        self.swap_ticks_per_block = 0
+        self.on_prefilled: Callable[[Instance, Request], None]
+        self.on_finished: Callable[[Instance, Request], None]
+        self.before_change: Callable[[Instance], None] | None = None
+        """Called before anything changes here (the monitor keeps the broadcast snapshot with it)."""
+        self._recorder = recorder
+        self._exact = exact_steps
+        self._pending: Alarm | None = None
+        self._pieces: list[Piece] = []
+        # the window in progress
+        self._row: DecodeRow
+        self._segment = 0
+        self._start = self._first = self._slope = self._steps = 0
+        self._cut = True
+        # gaps between tokens: when the batch last showed one, and members whose last was at another time
+        self._last_emit = NEVER
+        self._fresh: dict[Request, None] = {}
+        # what the run adds up
+        self.steps = 0
+        self.busy_ticks = 0
+        self.swap_ticks = 0
+        self.flips = 0
+        self.first_work = NEVER
+        self.last_work = NEVER
+        self.available_from = 0
+        self.assigned = 0
+        """Requests that are here or on their way, KV waiting to be sent included."""
+        self.idle_since = 0
+        self.load = DecodeLoad()
+
+    # -- what other stations call ----------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """A request to prefill here."""
+        self.assigned += 1
+        self.engine.push(request)
+        self._notice(len(self.engine.waiting))
+
+    def expect(self, request: Request) -> None:
+        """A request that was placed here: its KV is on its way."""
+        if self.before_change:
+            self.before_change(self)
+        self.assigned += 1
+        self.load.add(request)
+
+    def receive(self, request: Request) -> None:
+        """An expected request: its prompt's KV has arrived."""
+        self.engine.receive(request)
+        self._notice(len(self.engine.received))
+
+    def release(self, request: Request) -> None:
+        """The KV of a request prefilled here has been sent."""
+        self.engine.release(request)
+        self._leave()
+        if self._pending is None and (len(self.engine.waiting) or self.engine.partials):
+            self._wake()
+
+    def steps_done(self, moment: int) -> int:
+        """Steps of the window in progress that ended before `moment`; 0 outside a window."""
+        return self._steps_before(moment - self._start) if self._steps else 0
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def _notice(self, queued: int) -> None:
+        if self._pending is None:
+            self._wake()
+        elif not self._cut and self.engine.may_start(queued):
+            self._shorten()
+
+    def _wake(self) -> None:
+        delay = max(0, self.available_from - self.env.now)
+        self._pending = Alarm(self.env, delay, WAKE + STEP + self.number, self._on_wake)
+
+    def _on_wake(self, event: Alarm) -> None:
+        if self.before_change:
+            self.before_change(self)
+        if self.first_work == NEVER:
+            self.first_work = self.env.now
+        self._next()
+
+    def _next(self) -> None:
+        """Form the next step and start it, or rest."""
+        engine = self.engine
+        pieces = engine.plan()
+        if engine.preempted or engine.joined:
+            self._note_moves()
+        if pieces or engine.grown:
+            self._start_step(pieces)
+        elif engine.batch.n:
+            self._start_window()
+        else:
+            self._pending = None
+
+    def _leave(self) -> None:
+        self.assigned -= 1
+        if not self.assigned:
+            self.idle_since = self.env.now
+
+    def _note_moves(self) -> None:
+        now = self.env.now
+        for request in self.engine.preempted:
+            request.last_token = max(request.last_token, self._last_emit)
+            self._fresh.pop(request, None)
+        for request in self.engine.joined:
+            self._fresh[request] = None
+            if request.decode_start == NEVER:
+                self._start_decode(request, now)
+                self.load.join(request)
+
+    def _start_decode(self, request: Request, now: int) -> None:
+        request.decode_start = now
+        request.decode_instance = self.number
+
+    def _start_step(self, pieces: list[Piece]) -> None:
+        """One step with prefill in it."""
+        engine, now = self.engine, self.env.now
+        n = engine.batch.n if engine.grown else 0
+        tokens = n
+        shapes: list[tuple[int, int]] = []
+        for request, take in pieces:
+            shapes.append((take, request.computed))
+            tokens += take
+            if request.prefill_start == NEVER:
+                request.prefill_start = now
+                request.prefill_instance = self.number
+        padded = engine.batching.padded
+        width = max(tokens, padded)
+        ticks = self.timer.step(width, shapes, n, engine.batch.context if n else 0)
+        if padded and len(pieces) == 1 and not self._exact:
+            ticks += self._whole_chunks(pieces, width)
+        if engine.moved_blocks:
+            ticks += self._swap()
+        self._pieces = pieces
+        self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
+        self._pending = Alarm(self.env, ticks, STEP + self.number, self._on_step)
+
+    def _whole_chunks(self, pieces: list[Piece], width: int) -> int:
+        """Chunks that one long prompt fills alone, run on as one event: nobody can join before the last of them."""
+        request, take = pieces[0]
+        more = (request.target - request.computed - take - 1) // take if take == width else 0
+        if more <= 0:
+            return 0
+        step = self.timer.step
+        done = request.computed + take
+        pieces[0] = (request, take * (1 + more))
+        self.steps += more
+        return sum(step(width, [(take, done + index * take)], 0, 0) for index in range(more))
+
+    def _on_step(self, event: Alarm) -> None:
+        if self.before_change:
+            self.before_change(self)
+        engine = self.engine
+        if engine.grown:
+            self._emit()
+        prefilled = engine.complete(self._pieces)
+        self._end(1)
+        for request in prefilled:
+            self._show_token(request, self.env.now)
+        self._next()
+
+    def _emit(self) -> None:
+        """Every member of the batch shows its tokens of the steps just ended."""
+        first, slope, steps, gaps = self._first, self._slope, self._steps, self._recorder.gaps
+        n = self.engine.batch.n
+        if not self._fresh and self._last_emit == self._start:
+            gaps(first, slope, steps, n)
+        else:
+            shown = self._start + first
+            if n > len(self._fresh):
+                gaps(shown - self._last_emit, 0, 1, n - len(self._fresh))
+            for request in self._fresh:
+                gaps(shown - request.last_token, 0, 1, 1)
+            if steps > 1:
+                gaps(first + slope, slope, steps - 1, n)
+            self._fresh.clear()
+        self._last_emit = self.env.now
+
+    def _end(self, steps: int) -> None:
+        """Count the steps just ended, and let the requests go that they finished."""
+        now = self.env.now
+        self.steps += steps
+        self.busy_ticks += now - self._start
+        self.last_work = now
+        self._steps, self._cut = 0, True
+        for request in self.engine.batch.finished():
+            self.engine.finish(request)
+            self._depart(request, now)
+
+    def _depart(self, request: Request, now: int) -> None:
+        request.finish = now
+        if self.role == "decode":
+            self.load.remove(request)
+        self._leave()
+        self.on_finished(self, request)
+
+    def _show_token(self, request: Request, now: int) -> None:
+        """The last chunk of a prefill also gives a token: the first, or after a recompute the next."""
+        request.generated += 1
+        if request.first_token == NEVER:
+            request.first_token = now
+        else:
+            self._recorder.gaps(now - request.last_token, 0, 1, 1)
+        request.last_token = now
+        if request.generated == request.output:
+            self.engine.retire(request)
+            self.engine.release(request)
+            self._depart(request, now)
+        elif self.role == "prefill":
+            self.engine.retire(request)
+            self.on_prefilled(self, request)
+        else:
+            engine = self.engine
+            if not engine.batch.n:
+                self._last_emit = now
+            elif self._last_emit != now:
+                self._fresh[request] = None
+            engine.start_decode(request)
+            if request.decode_start == NEVER:
+                self._start_decode(request, now)
+
+    def _start_window(self) -> None:
+        """As many decode steps as pass without a change: up to a finish, a knot of the table, or the end of memory."""
+        engine, batch = self.engine, self.engine.batch
+        n, context = batch.n, batch.context
+        self._row = row = self.timer.decode_row(n)
+        knots = row.knots
+        self._segment = segment = bisect_right(knots, context) - 1
+        slope = row.slope[segment]
+        self._first = first = row.base[segment] + slope * (context - knots[segment])
+        self._slope = slope = slope * n
+        self._start = self.env.now
+        steps = 1
+        if not self._exact and not engine.moved_blocks:
+            steps = min(batch.steps_to_finish(), (knots[segment + 1] - context + n - 1) // n)
+            steps = batch.steps_within(engine.kv.free, steps)
+        self._steps = steps
+        self._cut = steps == 1
+        if engine.moved_blocks:
+            self._first = first = first + self._swap()
+        self._pending = Alarm(
+            self.env, steps * first + slope * (steps * (steps - 1) // 2), STEP + self.number, self._on_window
+        )
+
+    def _shorten(self) -> None:
+        """End the window with the step in progress."""
+        self._cut = True
+        steps = self._steps_before(self.env.now - self._start) + 1
+        if steps < self._steps:
+            self._steps = steps
+            end = self._start + steps * self._first + self._slope * (steps * (steps - 1) // 2)
+            self._pending = Alarm(self.env, end - self.env.now, STEP + self.number, self._on_window)
+
+    def _steps_before(self, elapsed: int) -> int:
+        """How many steps of the window end before `elapsed` ticks of it: the quadratic, then exact whole numbers."""
+        first, slope = self._first, self._slope
+        if slope == 0:
+            return max(0, (elapsed - 1) // first)
+        half = 0.5 * slope
+        linear = first - half
+        steps = int((sqrt(max(0.0, linear * linear + 4.0 * half * elapsed)) - linear) / slope)
+        steps = min(max(0, steps), self._steps)
+        while steps and steps * first + slope * (steps * (steps - 1) // 2) >= elapsed:
+            steps -= 1
+        while steps < self._steps and (steps + 1) * first + slope * ((steps + 1) * steps // 2) < elapsed:
+            steps += 1
+        return steps
+
+    def _on_window(self, event: Alarm) -> None:
+        if event is not self._pending:
+            return  # shortened since
+        if self.before_change:
+            self.before_change(self)
+        steps = self._steps
+        self._emit()
+        self.engine.advance(steps)
+        if self.timer.labelled:
+            self.timer.account(self._row, self._segment, self.env.now - self._start)
+        self._end(steps)
+        self._next()
+
+    def _swap(self) -> int:
+        """Time of the blocks that the planned step moves over the host link."""
+        ticks = self.engine.moved_blocks * self.swap_ticks_per_block
+        self.swap_ticks += ticks
+        return ticks

@@ -1,0 +1,69 @@
+"""Facts, recorded once: one row a request, and the gaps between tokens as runs of steps. Append-only."""
+
+from array import array
+
+import numpy as np
+
+from tetrisim.cluster.clock import seconds
+from tetrisim.cluster.request import NEVER, Request
+from tetrisim.units import TICKS_PER_S
+
+_MOMENTS = {
+    "prefill_start_s": "prefill_start", "first_token_s": "first_token", "transfer_start_s": "transfer_start",
+    "transfer_end_s": "transfer_end", "decode_start_s": "decode_start", "finish_s": "finish",
+}  # fmt: skip
+
+
+class Recorder:
+    """The rows of a run."""
+
+    __slots__ = ("_first", "_slope", "_steps", "_weight", "requests")
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._first = array("d")
+        self._slope = array("d")
+        self._steps = array("q")
+        self._weight = array("q")
+
+    def gaps(self, first: float, slope: float, steps: int, weight: int) -> None:
+        """`weight` sequences wait `first + slope * j` ticks for each of their next `steps` tokens."""
+        self._first.append(first)
+        self._slope.append(slope)
+        self._steps.append(steps)
+        self._weight.append(weight)
+
+    def gap_columns(self) -> dict[str, np.ndarray]:
+        """The gaps in seconds."""
+        return {
+            "first_s": np.array(self._first) / TICKS_PER_S,
+            "slope_s": np.array(self._slope) / TICKS_PER_S,
+            "steps": np.array(self._steps, dtype=np.int64),
+            "weight": np.array(self._weight, dtype=np.int64),
+        }
+
+    def request_columns(self, names: list[str]) -> dict[str, np.ndarray]:
+        """One entry a request in order of arrival; `names` are the instances by number."""
+        rows = self.requests
+        columns = {
+            "request_id": np.array([row.id for row in rows], dtype=np.int64),
+            "arrival_s": np.array([seconds(row.arrival) for row in rows], dtype=float),
+            "prompt_tokens": np.array([row.prompt for row in rows], dtype=np.int64),
+            "output_tokens": np.array([row.output for row in rows], dtype=np.int64),
+            "predicted_tokens": np.array([row.predicted for row in rows], dtype=np.int64),
+        }
+        for column, field in _MOMENTS.items():
+            moments = (getattr(row, field) for row in rows)
+            columns[column] = np.array([np.nan if at == NEVER else seconds(at) for at in moments], dtype=float)
+        columns["preemptions"] = np.array([row.preemptions for row in rows], dtype=np.int64)
+        labels = np.array([*names, ""], dtype=object)  # NEVER is -1: the last one
+        for column in ("prefill_instance", "decode_instance"):
+            columns[column] = labels[np.array([getattr(row, column) for row in rows], dtype=np.int64)]
+        columns["status"] = np.array([_status(row) for row in rows], dtype=object)
+        return columns
+
+
+def _status(request: Request) -> str:
+    if request.rejected:
+        return "rejected"
+    return "unfinished" if request.finish == NEVER else "completed"

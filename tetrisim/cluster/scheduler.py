@@ -1,0 +1,121 @@
+"""The global scheduler: takes requests as they arrive, refuses those that can never be served, routes the rest."""
+
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush
+
+import simpy
+
+from tetrisim.cluster.clock import ARRIVE, Alarm
+from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.recorder import Recorder
+from tetrisim.cluster.request import Request
+from tetrisim.policies.views import LoadView, RequestView, Rng
+
+Route = Callable[[LoadView, RequestView, Rng], int]
+
+
+class LoadIndex:
+    """The instances that take new requests, with the least loaded one found in O(log n).
+
+    Load is prompt tokens not yet prefilled for a prefill instance, unfinished requests for a hybrid one.
+    """
+
+    def __init__(self, members: list[Instance]) -> None:
+        self.members: list[Instance] = []
+        self._loads: dict[int, int] = {}
+        self._place: dict[int, int] = {}
+        self._heap: list[tuple[int, int]] = []
+        self.change(members)
+
+    def change(self, members: list[Instance]) -> None:
+        """Replace the members; those that stay keep their load, new ones have none."""
+        self.members = members
+        self._loads = {member.number: self._loads.get(member.number, 0) for member in members}
+        self._place = {member.number: place for place, member in enumerate(members)}
+        self._compact()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.members)
+
+    def load(self, member: int) -> int:
+        """The load of one."""
+        return self._loads[self.members[member].number]
+
+    def least_loaded(self) -> int:
+        """The first of those with the least load."""
+        heap, loads = self._heap, self._loads
+        while heap[0][0] != loads[heap[0][1]]:
+            heappop(heap)
+        return self._place[heap[0][1]]
+
+    def add(self, number: int, change: int) -> None:
+        """The load of an instance has changed."""
+        load = self._loads[number] = self._loads[number] + change
+        heappush(self._heap, (load, number))
+        if len(self._heap) > 64 + 8 * len(self._loads):
+            self._compact()
+
+    def _compact(self) -> None:
+        self._heap = [(load, number) for number, load in self._loads.items()]
+        heapify(self._heap)
+
+
+class Scheduler:
+    """Arrivals, admission and routing."""
+
+    def __init__(self, env: simpy.Environment, index: LoadIndex, route: Route, rng: Rng, recorder: Recorder) -> None:
+        self.env = env
+        self.index = index
+        self._route = route
+        self._rng = rng
+        self._recorder = recorder
+        self._source: Iterator[Request] = iter(())
+        self._next: Request | None = None
+        self.unfinished = 0
+        """Requests in the cluster."""
+
+    def start(self, source: Iterator[Request]) -> None:
+        """Take requests from `source`, which is in order of arrival; those that cannot be served are marked rejected."""
+        self._source = source
+        self._await(next(source, None))
+
+    @property
+    def active(self) -> bool:
+        """Whether requests are still to come or unfinished."""
+        return self._next is not None or self.unfinished > 0
+
+    def _await(self, request: Request | None) -> None:
+        self._next = request
+        if request is not None:
+            Alarm(self.env, request.arrival - self.env.now, ARRIVE, self._on_arrival)
+
+    def _on_arrival(self, event: Alarm) -> None:
+        request = self._next
+        now = self.env.now
+        while request is not None and request.arrival == now:
+            self._recorder.requests.append(request)
+            if not request.rejected:
+                self._send(request)
+            request = next(self._source, None)
+        self._await(request)
+
+    def _send(self, request: Request) -> None:
+        self.unfinished += 1
+        index = self.index
+        instance = index.members[self._route(index, request, self._rng)]
+        index.add(instance.number, request.prompt if instance.role == "prefill" else 1)
+        instance.submit(request)
+
+    def prefilled(self, instance: Instance, request: Request) -> None:
+        """A prefill instance is done with a request's prompt."""
+        self.index.add(instance.number, -request.prompt)
+
+    def finished(self, instance: Instance, request: Request) -> None:
+        """A request has left the cluster."""
+        self.unfinished -= 1
+        if instance.role == "hybrid":
+            self.index.add(instance.number, -1)
+        elif instance.role == "prefill":
+            self.prefilled(instance, request)  # its only token came with the prefill

@@ -1,0 +1,106 @@
+"""One attention call of one layer: measured on a grid, or from the roofline."""
+
+from math import sqrt
+from typing import Protocol
+
+from tetrisim.errors import ProfileError
+from tetrisim.latency.grid import Point, Product4, Slices, largest_product
+from tetrisim.latency.roofline import ATTENTION_EFFICIENCY, MEMORY_EFFICIENCY, Shard
+from tetrisim.scenario.model import DTYPE_BYTES
+
+
+class Attention(Protocol):
+    """Seconds of one call, and whether the shape lies inside what was measured. Nothing here changes state."""
+
+    measured: bool
+
+    def knots(self, sequences: int) -> list[int]:
+        """Contexts between which `decode` at this many sequences is linear."""
+        ...
+
+    def decode(self, sequences: int, context: float) -> tuple[float, bool]:
+        """Every sequence adds one token to `context` cached ones."""
+        ...
+
+    def mixed(self, chunk: float, cached: float, sequences: int, context: float) -> tuple[float, bool]:
+        """A prefill of `chunk` tokens over `cached` ones, beside decodes (possibly none)."""
+        ...
+
+
+def equivalent_prefill(pieces: list[tuple[int, int]]) -> tuple[float, float]:
+    """The one (chunk, cached) prefill with the attention work of several; work is chunk * (cached + chunk / 2).
+
+    Tables hold one prefill a step. Pieces of fresh prompts do less work than one chunk of their sum, so the equivalent
+    chunk is then shorter.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    total = 0
+    work = 0.0
+    for chunk, cached in pieces:
+        total += chunk
+        work += chunk * (cached + 0.5 * chunk)
+    chunk = min(total, sqrt(2 * work))
+    return chunk, work / chunk - 0.5 * chunk
+
+
+class RooflineAttention:
+    """Prefill bound by compute or memory, decode by reading the KV cache; both in one step add up."""
+
+    measured = False
+
+    def __init__(self, shard: Shard) -> None:
+        model, cut = shard.model, shard.tensor_parallel
+        size = DTYPE_BYTES[shard.dtype]
+        bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
+        heads = model.heads / cut
+        kv_heads = max(1.0, model.kv_heads / cut)
+        self._pair_s = 4 * heads * model.head_dim / (shard.peak * ATTENTION_EFFICIENCY)
+        self._kv_token_s = 2 * kv_heads * model.head_dim * size / bandwidth
+        self._query_s = 2 * heads * model.head_dim * size / bandwidth
+
+    def knots(self, sequences: int) -> list[int]:
+        """One line from an empty cache on."""
+        return []
+
+    def decode(self, sequences: int, context: float) -> tuple[float, bool]:
+        """Memory time of the KV cache and of queries and outputs."""
+        return sequences * (context * self._kv_token_s + self._query_s), False
+
+    def mixed(self, chunk: float, cached: float, sequences: int, context: float) -> tuple[float, bool]:
+        """The longer of compute and memory for the prefill, plus the decodes."""
+        compute = self._pair_s * chunk * (cached + 0.5 * chunk)
+        memory = (cached + chunk) * self._kv_token_s + chunk * self._query_s
+        decode = sequences * (context * self._kv_token_s + self._query_s)
+        return (compute if compute > memory else memory) + decode, False
+
+
+class TableAttention:
+    """Measured calls: pure decode and pure prefill on slices with their own points, mixed calls on a full product."""
+
+    measured = True
+
+    def __init__(self, known: dict[Point, float], where: str) -> None:
+        self._decode = Slices({(n, kv): time for (c, _, n, kv), time in known.items() if c == 0 and n > 0})
+        self._prefill = Slices({(c, kp): time for (c, kp, n, _), time in known.items() if c > 0 and n == 0})
+        if not self._decode.keys or not self._prefill.keys:
+            raise ProfileError(where, "holds no pure decode or no pure prefill rows", "both kinds of rows")
+        both = {point: time for point, time in known.items() if point[0] > 0 and point[2] > 0}
+        axes = largest_product(both)
+        self._mixed = Product4(axes, both) if axes else None
+
+    def knots(self, sequences: int) -> list[int]:
+        """The measured contexts of the neighbouring batch sizes."""
+        return self._decode.knots(sequences)
+
+    def decode(self, sequences: int, context: float) -> tuple[float, bool]:
+        """Bilinear in sequences and context."""
+        return self._decode.at(sequences, context)
+
+    def mixed(self, chunk: float, cached: float, sequences: int, context: float) -> tuple[float, bool]:
+        """Quadrilinear; without a measured mixed sweep, prefill and decode add up (estimated)."""
+        if sequences == 0:
+            return self._prefill.at(chunk, cached)
+        if self._mixed is not None:
+            return self._mixed.at(chunk, cached, sequences, context)
+        return self._prefill.at(chunk, cached)[0] + self._decode.at(sequences, context)[0], False

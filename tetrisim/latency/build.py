@@ -1,0 +1,111 @@
+"""Choose and compile the StepTimer of an instance: a measured profile where there is one, else the roofline."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tetrisim.errors import ProfileError
+from tetrisim.latency import roofline
+from tetrisim.latency.attention import RooflineAttention, TableAttention
+from tetrisim.latency.grid import Curve
+from tetrisim.latency.roofline import Shard
+from tetrisim.latency.step import Dense, StepTimer, Terms
+from tetrisim.latency.table import Profile, find_profile, read_profile
+from tetrisim.scenario.model import DTYPE_BYTES
+
+PROFILES = (Path(__file__).parents[1] / "_profiles", Path(__file__).parents[2] / "profiles")
+"""Where committed profiles are: inside an installed package, or beside it in a checkout."""
+
+LARGEST = 2048
+"""Tokens and sequences that the dense lists cover at first; they grow on demand."""
+
+
+def build_timer(shard: Shard, ref: str, where: str) -> tuple[StepTimer, str]:
+    """The timer, and a line of provenance. `ref` is `auto`, `roofline`, or the path of a profile (or a folder of them).
+
+    A path that does not cover this GPU, model, dtype and tensor-parallel degree raises ProfileError; `auto` falls back
+    on the roofline.
+    """
+    wanted = (shard.gpu.name, shard.model.name, shard.dtype, shard.tensor_parallel)
+    folder = None
+    if ref == "auto":
+        folder = next((found for root in PROFILES if (found := find_profile(root, *wanted))), None)
+    elif ref != "roofline":
+        folder = find_profile(Path(ref), *wanted)
+        if folder is None:
+            shape = "/".join((*wanted[:3], f"tp{wanted[3]}"))
+            raise ProfileError(where, f"no profile.yaml in {ref}", f"a profile, or a folder that holds {shape}")
+    if folder is None:
+        return _roofline_timer(shard), f"{' '.join(map(str, wanted[:3]))} tp{wanted[3]}: estimated by the roofline"
+    profile = read_profile(folder)
+    named = (profile.gpu, profile.model, profile.dtype, profile.tensor_parallel)
+    if named != wanted:
+        raise ProfileError(str(folder / "profile.yaml"), f"is of {' '.join(map(str, named))}", " ".join(map(str, wanted)))
+    return _table_timer(shard, profile), profile.title
+
+
+def _roofline_timer(shard: Shard) -> StepTimer:
+    def linear(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        seconds = roofline.linear_s(shard, tokens) + roofline.collectives_s(shard, tokens)
+        return seconds, np.zeros(len(tokens)), seconds
+
+    def head(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        seconds = roofline.head_s(shard, sequences) + roofline.host_s(sequences)
+        return seconds, np.zeros(len(sequences)), seconds
+
+    return StepTimer(Dense(linear, LARGEST), Dense(head, LARGEST), RooflineAttention(shard), shard.model.layers)
+
+
+def _table_timer(shard: Shard, profile: Profile) -> StepTimer:
+    layers = shard.model.layers
+    calls = {op: count * layers for op, count in profile.calls_per_layer.items()}
+    calls |= profile.calls_per_step
+    for op in calls:
+        if op not in profile.linear and op not in profile.head:
+            raise ProfileError(str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv")
+    linear_ops = [(curve, calls.get(op, 0)) for op, curve in profile.linear.items()]
+    head_ops = [(curve, calls.get(op, 0)) for op, curve in profile.head.items()]
+    attention = TableAttention(profile.attention, str(profile.folder / "attention.csv"))
+
+    def reduces(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if profile.all_reduce is None or shard.tensor_parallel == 1:
+            seconds = roofline.collectives_s(shard, tokens)
+            return seconds, np.zeros(len(tokens)), seconds
+        sizes = tokens * shard.model.hidden * DTYPE_BYTES[shard.dtype]
+        return _sum([(profile.all_reduce, 2 * layers)], sizes)
+
+    def host(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if profile.host is None:
+            seconds = roofline.host_s(sequences)
+            return seconds, np.zeros(len(sequences)), seconds
+        return _sum([(profile.host, 1)], sequences)
+
+    def linear(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _add(_sum(linear_ops, tokens), reduces(tokens))
+
+    def head(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _add(_sum(head_ops, sequences), host(sequences))
+
+    typed: tuple[Terms, Terms] = (linear, head)
+    return StepTimer(Dense(typed[0], LARGEST), Dense(typed[1], LARGEST), attention, layers)
+
+
+def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds of several ops over `sizes`; a size is measured, interpolated or estimated for each op by itself."""
+    total, measured, estimated = np.zeros((3, len(sizes)))
+    for curve, calls in ops:
+        points, values = np.array(curve.points, dtype=float), np.array(curve.values)
+        seconds = np.interp(sizes, points, values)
+        if len(points) > 1:
+            slope = (values[-1] - values[-2]) / (points[-1] - points[-2])
+            seconds = seconds + np.maximum(0.0, sizes - points[-1]) * max(0.0, slope)
+        seconds = seconds * calls
+        total += seconds
+        measured += np.where(np.isin(sizes, points), seconds, 0.0)
+        estimated += np.where((sizes < points[0]) | (sizes > points[-1]), seconds, 0.0)
+    return total, measured, estimated
+
+
+def _add(*terms: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    total, measured, estimated = (sum(columns) for columns in zip(*terms, strict=True))
+    return np.asarray(total), np.asarray(measured), np.asarray(estimated)

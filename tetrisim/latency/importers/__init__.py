@@ -1,0 +1,1 @@
+"""Other projects' measured tables, turned into profiles."""

@@ -1,0 +1,124 @@
+"""LLMServingSim 2's per-op CSV tables (`dense`, `per_sequence`, `attention`), as profiles.
+
+What they cannot give, and what fills the gap: host overhead between steps (stated constant), the all-reduce of a
+tensor-parallel shard (link model); both are labelled estimated. The skew tables are not read yet: a ragged decode batch
+is taken at its mean context.
+"""
+
+import csv
+import gzip
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from tetrisim.errors import OutputError, ProfileError, nearest_name, unknown_name
+from tetrisim.latency.table import read_profile
+from tetrisim.scenario.gpu import GPUS
+from tetrisim.scenario.model import model_names
+
+CALLS_PER_LAYER = {
+    "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
+}  # fmt: skip
+CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
+COLUMNS = {
+    "linear.csv": ("dense.csv", {"layer": "op", "tokens": "tokens"}),
+    "head.csv": ("per_sequence.csv", {"layer": "op", "sequences": "sequences"}),
+    "attention.csv": (
+        "attention.csv",
+        {
+            "prefill_chunk": "prefill_tokens",
+            "kv_prefill": "prefill_context",
+            "n_decode": "decode_sequences",
+            "kv_decode": "decode_context",
+        },
+    ),
+}
+"""Our file -> theirs (gz accepted), and their column -> ours. Their times are microseconds too."""
+
+
+def convert(source: Path, out: Path) -> list[Path]:
+    """Write one profile for each `tp<k>` folder of `source` below `out`; returns the new folders.
+
+    `source` holds `meta.yaml`. Every profile is read back before it is put in place; one that exists is not replaced.
+    """
+    meta = _meta(source / "meta.yaml")
+    shards = sorted(folder for folder in source.glob("tp*") if folder.is_dir() and folder.name[2:].isdigit())
+    if not shards:
+        raise ProfileError(str(source), "has no folder tp<k>", "tp1, tp2, ... with dense.csv and attention.csv")
+    gpu, model, dtype = _names(meta, source)
+    targets = [out / gpu / model / dtype / folder.name for folder in shards]
+    for target in targets:
+        if target.exists():
+            raise OutputError(str(target), "exists already", "a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".import-") as work:
+        staged = [Path(work) / folder.name for folder in shards]
+        for folder, stage in zip(shards, staged, strict=True):
+            stage.mkdir()
+            for name, (theirs, columns) in COLUMNS.items():
+                _convert_file(folder / theirs, stage / name, columns)
+            written = {
+                "gpu": gpu, "model": model, "dtype": dtype, "tensor_parallel": int(folder.name[2:]),
+                "source": f"LLMServingSim tables of {meta['gpu']}, vLLM {meta['vllm_version']}, {meta['profiled_at']}",
+                "calls_per_layer": CALLS_PER_LAYER, "calls_per_step": CALLS_PER_STEP,
+                "provenance": {key: meta[key] for key in ("gpu", "vllm_version", "cuda_version", "profiled_at") if key in meta},
+            }  # fmt: skip
+            (stage / "profile.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
+            read_profile(stage)
+        for stage, target in zip(staged, targets, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stage.rename(target)
+    return targets
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ProfileError(str(path), f"cannot read: {error.strerror}", "LLMServingSim's meta.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(str(path), "is not YAML: " + " ".join(str(error).split()), "a meta.yaml") from None
+    for key in ("gpu", "hardware", "model", "variant", "vllm_version", "profiled_at"):
+        if not isinstance(meta, dict) or key not in meta:
+            raise ProfileError(str(path), f"key '{key}' is missing", "LLMServingSim's meta.yaml")
+    return cast("dict[str, Any]", meta)
+
+
+def _names(meta: dict[str, Any], source: Path) -> tuple[str, str, str]:
+    """Their GPU and model in the words of the catalog."""
+    where = str(source / "meta.yaml")
+    flat = {name.replace("-", ""): name for name in GPUS}
+    gpu = flat.get(str(meta["hardware"]).lower().replace("-", ""))
+    if gpu is None:
+        raise unknown_name(ProfileError, where, meta["hardware"], GPUS)
+    model = str(meta["model"]).rsplit("/", 1)[-1].lower()
+    if model not in model_names():
+        raise unknown_name(ProfileError, where, model, model_names())
+    return gpu, model, str(meta["variant"])
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV with their line numbers; `.gz` beside the plain name is taken too."""
+    packed = path.with_name(path.name + ".gz")
+    if not path.is_file() and not packed.is_file():
+        raise ProfileError(str(path), "is missing", f"{path.name} or {packed.name}")
+    try:
+        with path.open(newline="") if path.is_file() else gzip.open(packed, "rt", newline="") as file:
+            yield from enumerate(csv.DictReader(file), start=2)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ProfileError(str(path), f"cannot be read to its end: {error}", "a whole CSV file") from None
+
+
+def _convert_file(source: Path, target: Path, columns: dict[str, str]) -> None:
+    with target.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns.values(), "time_us"])
+        for number, row in _rows(source):
+            for column in (*columns, "time_us"):
+                if row.get(column) in (None, ""):
+                    raise ProfileError(f"{source}:{number}", f"no value for '{column}'", f"columns {', '.join(columns)}, time_us",
+                                       nearest_name(column, row))  # fmt: skip
+            writer.writerow([row[column] for column in columns] + [row["time_us"]])

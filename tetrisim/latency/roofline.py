@@ -1,0 +1,85 @@
+"""Speed-of-light times from a GPU's data sheet, with stated efficiencies. Everything here is labelled estimated."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tetrisim.latency.collective import all_reduce_s
+from tetrisim.scenario.gpu import GpuSpec
+from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
+
+MATMUL_EFFICIENCY = 0.70
+"""Share of the dense peak that a large GEMM sustains; public cuBLAS figures lie between 0.6 and 0.8."""
+ATTENTION_EFFICIENCY = 0.50
+"""Share of the dense peak of fused prefill attention; FlashAttention reports 0.35 to 0.75 by GPU and length."""
+MEMORY_EFFICIENCY = 0.80
+"""Share of the HBM bandwidth that a streaming kernel sustains."""
+KERNEL_S = 2e-6
+"""Floor of one kernel inside a CUDA graph."""
+KERNELS_PER_LAYER = 9
+"""Four GEMMs, attention, two norms, activation and rotary (or the like)."""
+HOST_STEP_S = 2e-4
+HOST_SEQUENCE_S = 2e-6
+"""Time between steps that the engine's own code takes, and its growth with the batch. Not measured: with vLLM V1's
+asynchronous scheduling most of it overlaps the GPU, with V0 it was several times larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A model cut over `tensor_parallel` GPUs, as one of them sees it."""
+
+    model: ModelSpec
+    gpu: GpuSpec
+    dtype: str
+    tensor_parallel: int
+
+    @property
+    def peak(self) -> float:
+        """Dense FLOP/s at this dtype: half of the 16-bit rate at fp32 (TF32), twice of it at fp8."""
+        return self.gpu.flops_per_s * 2 / DTYPE_BYTES[self.dtype]
+
+
+def linear_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
+    """Seconds of all matrices and element-wise ops of one step over `tokens` tokens, embedding included."""
+    model, size = shard.model, DTYPE_BYTES[shard.dtype]
+    bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
+    cut = shard.tensor_parallel
+    shapes = (
+        (model.hidden, model.qkv_width / cut),
+        (model.heads * model.head_dim / cut, model.hidden),
+        (model.hidden, model.up_width / cut),
+        (model.intermediate / cut, model.hidden),
+    )
+    layer = sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
+    # Two norms read and write the hidden state and its residual; the activation and rotary read what they change.
+    elements = 8 * model.hidden + 2 * (model.up_width + model.qkv_width) / cut
+    layer = layer + elements * size * tokens / bandwidth + KERNELS_PER_LAYER * KERNEL_S
+    return model.layers * layer + 2 * model.hidden * size * tokens / bandwidth
+
+
+def head_s(shard: Shard, sequences: np.ndarray) -> np.ndarray:
+    """Seconds of the LM head and sampling over `sequences` sequences."""
+    vocab = shard.model.vocab / shard.tensor_parallel
+    sampling = 3 * 4 * vocab * sequences / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
+    return _matmul_s(shard, sequences, shard.model.hidden, vocab) + sampling + 4 * KERNEL_S
+
+
+def host_s(sequences: np.ndarray) -> np.ndarray:
+    """Seconds between steps, for engines whose host overhead was not measured."""
+    return HOST_STEP_S + HOST_SEQUENCE_S * sequences
+
+
+def collectives_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
+    """Seconds of the two all-reduces of every layer; zero on one GPU."""
+    if shard.tensor_parallel == 1:
+        return np.zeros(len(tokens))
+    size = shard.model.hidden * DTYPE_BYTES[shard.dtype]
+    times = [all_reduce_s(float(count) * size, shard.tensor_parallel, shard.gpu.link_bytes_per_s) for count in tokens]
+    return 2 * shard.model.layers * np.array(times)
+
+
+def _matmul_s(shard: Shard, rows: np.ndarray, inputs: float, outputs: float) -> np.ndarray:
+    size = DTYPE_BYTES[shard.dtype]
+    compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
+    moved = size * (inputs * outputs + rows * (inputs + outputs))
+    return np.maximum(compute, moved / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY))

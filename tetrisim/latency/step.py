@@ -1,0 +1,124 @@
+"""StepTimer: batch shape -> length of one engine step, in clock ticks, with a ledger of where the seconds came from.
+
+t = host(seqs) + layers * (linear(T) + attention + collectives(T)) + embedding(T) + head(seqs), design section 5.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tetrisim.latency.attention import Attention, equivalent_prefill
+from tetrisim.units import TICKS_PER_S
+
+Terms = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Sizes -> seconds in all, of which measured, of which estimated; one entry a size."""
+
+FOREVER = 1 << 62
+"""A total context that no batch reaches: the end of a row's last segment."""
+
+
+class Dense:
+    """A term of the step time as lists indexed by size, in ticks; grown when a larger size is asked for."""
+
+    __slots__ = ("_terms", "estimated", "measured", "ticks")
+
+    def __init__(self, terms: Terms, largest: int) -> None:
+        self._terms = terms
+        self.grow(largest)
+
+    def grow(self, largest: int) -> None:
+        """Make the lists cover sizes 0 to at least `largest`."""
+        columns = self._terms(np.arange(max(largest, 64) + 1))
+        self.ticks, self.measured, self.estimated = (np.rint(column * TICKS_PER_S).astype(np.int64).tolist() for column in columns)
+
+
+class DecodeRow:
+    """Pure decode steps of `n` sequences: piecewise linear in the total context S of the batch.
+
+    Segment i holds for knots[i] <= S < knots[i + 1]; a step there takes base[i] + slope[i] * (S - knots[i]) ticks, all
+    whole numbers, so a run of steps sums exactly however it is cut.
+    """
+
+    __slots__ = ("base", "estimated", "knots", "measured", "slope")
+
+    def __init__(self, knots: list[int], base: list[int], slope: list[int]) -> None:
+        self.knots, self.base, self.slope = knots, base, slope
+        self.measured: list[float] = []
+        self.estimated: list[float] = []
+
+
+class StepTimer:
+    """Compiled once for a profile, model and tensor-parallel degree; a lookup takes about a microsecond."""
+
+    def __init__(self, linear: Dense, head: Dense, attention: Attention, layers: int) -> None:
+        self.linear, self.head, self.attention = linear, head, attention
+        self._layer_ticks = layers * float(TICKS_PER_S)
+        self._rows: dict[int, DecodeRow] = {}
+        self.labelled = attention.measured
+        """False when every second is estimated: then no ledger is kept."""
+        self.total = 0.0
+        self.measured = 0.0
+        self.estimated = 0.0
+
+    def decode_row(self, n: int) -> DecodeRow:
+        """The decode steps of a batch of `n` sequences."""
+        row = self._rows.get(n)
+        if row is None:
+            row = self._rows[n] = self._build_row(n)
+        return row
+
+    def step(self, tokens: int, pieces: list[tuple[int, int]], n: int, context: int) -> int:
+        """Ticks of one step with prefill `pieces` of (chunk, cached) and `n` decodes over `context` tokens in all.
+
+        `tokens` is what the linear ops run over: new tokens, and padding where the batching pads.
+        """
+        linear, head = self.linear, self.head
+        sequences = n + len(pieces)
+        if tokens >= len(linear.ticks):
+            linear.grow(2 * tokens)
+        if sequences >= len(head.ticks):
+            head.grow(2 * sequences)
+        if pieces:
+            chunk, cached = pieces[0] if len(pieces) == 1 else equivalent_prefill(pieces)
+            seconds, inside = self.attention.mixed(chunk, cached, n, context / n if n else 0.0)
+        else:
+            seconds, inside = self.attention.decode(n, context / n)
+        attention = seconds * self._layer_ticks
+        ticks = linear.ticks[tokens] + head.ticks[sequences] + int(attention)
+        if self.labelled:
+            self.total += ticks
+            self.measured += linear.measured[tokens] + head.measured[sequences]
+            self.estimated += linear.estimated[tokens] + head.estimated[sequences]
+            if not inside:
+                self.estimated += attention
+        return ticks
+
+    def account(self, row: DecodeRow, segment: int, ticks: int) -> None:
+        """Enter a run of decode steps in the ledger."""
+        self.total += ticks
+        self.measured += ticks * row.measured[segment]
+        self.estimated += ticks * row.estimated[segment]
+
+    def _build_row(self, n: int) -> DecodeRow:
+        if n >= len(self.linear.ticks):
+            self.linear.grow(2 * n)
+        if n >= len(self.head.ticks):
+            self.head.grow(2 * n)
+        fixed = self.linear.ticks[n] + self.head.ticks[n]
+        contexts = sorted({0, *self.attention.knots(n)})
+        contexts.append(2 * contexts[-1] + 1024)  # a point beyond the last knot, to carry its slope on
+        points = [self.attention.decode(n, context) for context in contexts]
+        knots = [n * context for context in contexts]
+        base = [fixed + round(seconds * self._layer_ticks) for seconds, _ in points]
+        slope = [(base[i + 1] - base[i]) // (knots[i + 1] - knots[i]) for i in range(len(knots) - 1)]
+        slope[-1] = max(0, slope[-1])
+        row = DecodeRow([*knots[:-1], FOREVER], base[:-1], slope)
+        if self.labelled:
+            for index in range(len(slope)):
+                # A segment counts as outside when either of its ends is (the first starts below the table).
+                inside = points[index][1] and points[index + 1][1]
+                middle = max(1.0, 0.5 * (base[index] + base[index + 1]))
+                outside = 0.0 if inside else max(0.0, middle - fixed)
+                row.measured.append((self.linear.measured[n] + self.head.measured[n]) / middle)
+                row.estimated.append((self.linear.estimated[n] + self.head.estimated[n] + outside) / middle)
+        return row

@@ -1,0 +1,1 @@
+"""Numbers from rows, after the run."""

@@ -1,0 +1,108 @@
+"""One run as one flat record, under the key names of `vllm bench serve`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tetrisim.metrics import definitions as define
+from tetrisim.scenario.gpu import load_gpu
+from tetrisim.simulate import Result
+
+Summary = dict[str, Any]
+"""Plain Python values that JSON can hold; None where a value does not exist."""
+
+STATISTICS = ("mean", "median", "p90", "p99")
+_PERCENTS = (50.0, 90.0, 99.0)
+_SOURCES = ("measured", "interpolated", "estimated")
+
+
+def summarize(result: Result, baseline: Mapping[str, Any] | None = None) -> Summary:
+    """The metrics of a run: times in ms under keys that end in _ms, others in seconds, tokens and requests.
+
+    With mean E2EL and dollars relative to `baseline`, `perf_per_dollar` is 1 / E2EL / dollars, and
+    `perf_per_dollar_paper` the reading that reproduces TetriInfer's figures, (1 + (1 - E2EL)) / dollars. A
+    run without a baseline is its own. Raises RuntimeError when requests were lost.
+    """
+    rows = result.request_columns
+    counts = _counts(result)
+    seconds = define.duration(rows)
+    done = define.completed(rows)
+    output_tokens = int(rows["output_tokens"][done].sum())
+    good = define.good(rows, result.scenario.slo)
+    itl = define.itl(result.gap_columns)
+    summary: Summary = {
+        "system": result.scenario.system,
+        **counts,
+        "duration": seconds,
+        "request_throughput": define.per_second(counts["completed"], seconds),
+        "output_throughput": define.per_second(output_tokens, seconds),
+        "total_token_throughput": define.per_second(
+            output_tokens + int(rows["prompt_tokens"][done].sum()), seconds
+        ),
+        "request_goodput": define.per_second(good, seconds),
+        "slo_attainment": good / counts["submitted"] if counts["submitted"] else None,
+        **_distribution("ttft", define.ttft(rows)),
+        **_distribution("tpot", define.tpot(rows)),
+        **_milliseconds("itl", [itl.mean, *itl.percentiles(_PERCENTS)]),
+        **_distribution("e2el", define.e2el(rows)),
+        "preemptions": int(rows["preemptions"].sum()),
+        **_usage(result),
+    }
+    summary |= _per_dollar(summary, baseline or summary)
+    return summary | _sources(result)
+
+
+def _counts(result: Result) -> dict[str, int]:
+    status = np.asarray(result.request_columns["status"])
+    counts = {name: int((status == name).sum()) for name in ("completed", "rejected", "unfinished")}
+    submitted = int(result.request_columns["arrival_s"].size)
+    if sum(counts.values()) != submitted:
+        raise RuntimeError(f"requests were lost: {counts} do not add up to {submitted} submitted")
+    return {"submitted": submitted, **counts}
+
+
+def _distribution(name: str, seconds: define.Floats) -> dict[str, float | None]:
+    if not seconds.size:
+        return _milliseconds(name, [None] * len(STATISTICS))
+    return _milliseconds(name, [float(seconds.mean()), *map(float, np.percentile(seconds, _PERCENTS))])
+
+
+def _milliseconds(name: str, values: Iterable[float | None]) -> dict[str, float | None]:
+    return {
+        f"{statistic}_{name}_ms": None if value is None else value * 1e3
+        for statistic, value in zip(STATISTICS, values, strict=True)
+    }
+
+
+def _usage(result: Result) -> dict[str, float]:
+    """GPU-seconds from first to last work of each instance (the paper's resource usage time), and dollars."""
+    instances = result.instance_columns
+    worked = instances["last_work_s"] - instances["first_work_s"]
+    gpu_seconds = instances["gpus"] * np.where(np.isnan(worked), 0.0, worked)
+    prices = np.array([load_gpu(str(name)).price_per_hour / 3600 for name in instances["gpu"]])
+    return {"gpu_seconds": float(gpu_seconds.sum()), "dollars": float((gpu_seconds * prices).sum())}
+
+
+def _per_dollar(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, float | None]:
+    if not all((own["mean_e2el_ms"], base["mean_e2el_ms"], own["dollars"], base["dollars"])):
+        return {"perf_per_dollar": None, "perf_per_dollar_paper": None}
+    cost = own["dollars"] / base["dollars"]
+    return {
+        "perf_per_dollar": base["mean_e2el_ms"] / own["mean_e2el_ms"] / cost,
+        "perf_per_dollar_paper": (2 - own["mean_e2el_ms"] / base["mean_e2el_ms"]) / cost,
+    }
+
+
+def _sources(result: Result) -> Summary:
+    total = sum(result.time_shares.values())
+    shares = {
+        f"{source}_share": result.time_shares.get(source, 0.0) / total if total else None
+        for source in _SOURCES
+    }
+    return {
+        **shares,
+        "provenance": list(result.provenance),
+        "simulated_s": float(result.simulated_s),
+        "wall_s": float(result.wall_s),
+    }

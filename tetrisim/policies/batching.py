@@ -1,0 +1,96 @@
+"""What a step runs: how many prompt tokens of a request join it, and whether decodes ride along."""
+
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+from tetrisim.scenario.cluster import PoolSpec
+
+
+class Batching(Protocol):
+    """A batching policy: constants of the step's shape, and one choice."""
+
+    @property
+    def mixes(self) -> bool:
+        """Decodes run in every step, prefill takes what is left of it (False: a step prefills or decodes)."""
+        ...
+
+    @property
+    def padded(self) -> int:
+        """Tokens to which a prefill step is padded, 0 for none."""
+        ...
+
+    def prefill_tokens(self, remaining: int, scheduled: int) -> int:
+        """How many of a request's `remaining` prompt tokens join a step of `scheduled` tokens so far; 0 ends the step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """vLLM V1 and Sarathi: decodes first, then prompts in order, each cut to what is left of the budget."""
+
+    budget: int
+    long_prefill: int = sys.maxsize
+    mixes: bool = True
+    padded: int = 0
+
+    def prefill_tokens(self, remaining: int, scheduled: int) -> int:
+        """At most `long_prefill` tokens of one request a step, at most `budget` in all."""
+        return min(remaining, self.budget - scheduled, self.long_prefill)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillFirst:
+    """vLLM V0: whole prompts while they fit the budget, and no decode beside them."""
+
+    budget: int
+    mixes: bool = False
+    padded: int = 0
+
+    def prefill_tokens(self, remaining: int, scheduled: int) -> int:
+        """All or nothing; a prompt longer than the budget runs alone (a recomputed request may be)."""
+        return remaining if scheduled == 0 or scheduled + remaining <= self.budget else 0
+
+
+@dataclass(frozen=True, slots=True)
+class FixedChunks:
+    """TetriInfer: prompts cut and merged into chunks of one size, the last one padded with zeros."""
+
+    padded: int
+    mixes: bool = False
+
+    def prefill_tokens(self, remaining: int, scheduled: int) -> int:
+        """What is left of the chunk."""
+        return min(remaining, self.padded - scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOnly:
+    """No prefill at all, but for the recomputation of preempted requests, one at a time."""
+
+    mixes: bool = False
+    padded: int = 0
+
+    def prefill_tokens(self, remaining: int, scheduled: int) -> int:
+        """A recomputed request runs alone."""
+        return remaining if scheduled == 0 else 0
+
+
+def token_budget(pool: PoolSpec) -> Batching:
+    """`max_num_batched_tokens` a step, at most `long_prefill_tokens` of one prompt."""
+    return TokenBudget(pool.max_num_batched_tokens or pool.chunk_tokens, pool.long_prefill_tokens or sys.maxsize)
+
+
+def prefill_first(pool: PoolSpec) -> Batching:
+    """`max_num_batched_tokens` of whole prompts a step."""
+    return PrefillFirst(pool.max_num_batched_tokens or pool.chunk_tokens)
+
+
+def fixed_chunks(pool: PoolSpec) -> Batching:
+    """`chunk_tokens` a step."""
+    return FixedChunks(pool.chunk_tokens)
+
+
+def decode_only(pool: PoolSpec) -> Batching:
+    """Nothing to set."""
+    return DecodeOnly()

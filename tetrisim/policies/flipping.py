@@ -1,0 +1,14 @@
+"""When an instance changes role between prefill and decode."""
+
+from tetrisim.policies.views import FlipView
+from tetrisim.scenario.cluster import FlipSpec
+
+
+def never(view: FlipView, spec: FlipSpec) -> bool:
+    """Roles are fixed."""
+    return False
+
+
+def idle(view: FlipView, spec: FlipSpec) -> bool:
+    """TetriInfer: after a minute with nothing to do, while the other role has work and a peer keeps this one."""
+    return view.idle_s >= spec.after_s and view.peers > 1 and view.other_role_busy

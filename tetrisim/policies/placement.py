@@ -1,0 +1,65 @@
+"""Which decode instance takes a prefilled request; None holds it until the next broadcast."""
+
+from tetrisim.policies.views import PlacementView, RequestView, Rng, Snapshot
+
+DRAWS = 8
+"""Random draws for a member of the alpha set before all members are looked at; keeps placement O(1) in instances."""
+
+
+def power_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """TetriInfer: two at random from the alpha set (room for the request), then the lower heavy:light ratio.
+
+    The ratio is taken with the request added, so equal instances stay balanced (paper, section 3.3.4; our reading).
+    """
+    first = _draw_alpha(view, request, rng)
+    if first is None:
+        return None
+    second = _draw_alpha(view, request, rng)
+    if second is None or second == first:
+        return first
+    return first if _ratio(view.snapshot(first), request) <= _ratio(view.snapshot(second), request) else second
+
+
+def random(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """Any of the alpha set."""
+    return _draw_alpha(view, request, rng)
+
+
+def round_robin(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """In turn by order of arrival, room or not."""
+    return request.id % view.count
+
+
+def least_kv(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """The most free KV tokens, the first of equals; looks at every instance."""
+    best = max(range(view.count), key=lambda member: view.snapshot(member).free_tokens)
+    return best if _has_room(view.snapshot(best), request) else None
+
+
+def imbalance(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """The worst case of the paper's Figure 19: heavy decodes always to the first instance, light ones to the others."""
+    if request.heavy or view.count == 1:
+        return 0
+    return 1 + request.id % (view.count - 1)
+
+
+def _has_room(snapshot: Snapshot, request: RequestView) -> bool:
+    # A prediction above what the instance holds at all must not hold a request for ever.
+    need = min(request.prompt + request.predicted, snapshot.capacity_tokens)
+    return snapshot.free_tokens >= need
+
+
+def _draw_alpha(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """A uniform draw from the alpha set: by rejection first, by listing it when that fails."""
+    count = view.count
+    for _ in range(DRAWS):
+        member = int(rng.random() * count)
+        if _has_room(view.snapshot(member), request):
+            return member
+    alpha = [member for member in range(count) if _has_room(view.snapshot(member), request)]
+    return alpha[rng.randrange(len(alpha))] if alpha else None
+
+
+def _ratio(snapshot: Snapshot, request: RequestView) -> float:
+    heavy, light = snapshot.heavy + request.heavy, snapshot.light + (not request.heavy)
+    return heavy / light if light else float(heavy) * 1e9

@@ -1,0 +1,52 @@
+"""Every policy by name. A user's own is named `module:function` in the scenario."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from tetrisim.errors import ScenarioError, unknown_name
+from tetrisim.policies import admission, batching, flipping, placement, prediction, queueing, routing
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "batching": {
+        "token-budget": batching.token_budget,
+        "prefill-first": batching.prefill_first,
+        "fixed-chunks": batching.fixed_chunks,
+        "decode-only": batching.decode_only,
+    },
+    "queue": {"fcfs": None, "sjf": queueing.shortest_first, "ljf": queueing.longest_first},
+    "admission": {
+        "greedy": admission.greedy,
+        "reserve-static": admission.reserve_static,
+        "reserve-dynamic": admission.reserve_dynamic,
+    },
+    "route": {
+        "least-loaded": routing.least_loaded,
+        "round-robin": routing.round_robin,
+        "random": routing.random,
+        "power-of-two": routing.power_of_two,
+    },
+    "place": {
+        "power-of-two": placement.power_of_two,
+        "random": placement.random,
+        "round-robin": placement.round_robin,
+        "least-kv": placement.least_kv,
+        "imbalance": placement.imbalance,
+    },
+    "predict": {"oracle": prediction.oracle, "bucket": prediction.bucket, "none": prediction.none},
+    "flip": {"never": flipping.never, "idle": flipping.idle},
+}
+
+
+def find_policy(kind: str, name: str, where: str) -> Any:
+    """The policy called `name`; an unknown one raises ScenarioError with the nearest."""
+    known: Mapping[str, Any] = POLICIES[kind]
+    if name in known:
+        return known[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise unknown_name(ScenarioError, where, name, known)
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ScenarioError(where, f"cannot use '{name}': {error}", "module:function of your own") from None

@@ -1,0 +1,142 @@
+"""What a policy may look at. Every attribute is read-only to it; the station applies the choice."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class RequestView(Protocol):
+    """A request as schedulers know it. The true output length is not here: only the predictor sees it."""
+
+    @property
+    def id(self) -> int:
+        """Order of arrival, from 0."""
+        ...
+
+    @property
+    def prompt(self) -> int:
+        """Prompt tokens."""
+        ...
+
+    @property
+    def predicted(self) -> int:
+        """Lower end of the predicted range of output tokens (0 when nothing is predicted)."""
+        ...
+
+    @property
+    def heavy(self) -> bool:
+        """Predicted to be a heavy decode."""
+        ...
+
+
+class DecodeView(Protocol):
+    """A decode instance at the moment it may admit a request."""
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batch."""
+        ...
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks free now."""
+        ...
+
+    def blocks(self, tokens: int) -> int:
+        """KV blocks that hold so many tokens."""
+        ...
+
+    def growth(self, steps: int) -> int:
+        """Blocks that the running batch will take in its next steps."""
+        ...
+
+    def shortest_remaining(self) -> int:
+        """Steps until the first running sequence is predicted to finish, at least 1 (an overdue one is due next)."""
+        ...
+
+
+class LoadView(Protocol):
+    """The instances that may take a new request, by load; members are numbered 0 to `count` - 1."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def load(self, member: int) -> int:
+        """Prompt tokens not yet prefilled (prefill instance), or unfinished requests (hybrid)."""
+        ...
+
+    def least_loaded(self) -> int:
+        """The member of lowest load, the lowest number on ties, in O(log n)."""
+        ...
+
+
+class Snapshot(Protocol):
+    """A decode instance as of the last broadcast."""
+
+    @property
+    def free_tokens(self) -> int:
+        """KV tokens free, less the prompts of requests on their way or waiting there."""
+        ...
+
+    @property
+    def capacity_tokens(self) -> int:
+        """KV tokens in all."""
+        ...
+
+    @property
+    def heavy(self) -> int:
+        """Heavy decodes assigned and unfinished."""
+        ...
+
+    @property
+    def light(self) -> int:
+        """Light decodes assigned and unfinished."""
+        ...
+
+
+class PlacementView(Protocol):
+    """The decode instances, each as of the last broadcast; members are numbered 0 to `count` - 1."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
+
+    def snapshot(self, member: int) -> Snapshot:
+        """The broadcast load of one member."""
+        ...
+
+
+class FlipView(Protocol):
+    """An instance at the moment its role may change."""
+
+    @property
+    def idle_s(self) -> float:
+        """How long it has had nothing to do."""
+        ...
+
+    @property
+    def peers(self) -> int:
+        """Instances of its present role, itself included."""
+        ...
+
+    @property
+    def other_role_busy(self) -> bool:
+        """Whether the other role has unfinished work."""
+        ...
+
+
+class Rng(Protocol):
+    """The random stream a policy draws from."""
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def randrange(self, stop: int, /) -> int:
+        """Uniform in 0 to `stop` - 1."""
+        ...
+
+
+Lengths = Sequence[int]

@@ -1,0 +1,176 @@
+"""The table of a run or a comparison, and the sentences under it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tetrisim.scenario.slo import SloSpec
+from tetrisim.units import text
+
+Summaries = Sequence[Mapping[str, Any]]
+
+PIPED_WIDTH = 118
+"""Columns to use where there is no terminal to ask."""
+
+COLUMNS = (
+    ("\ncompleted", "completed"),
+    ("TTFT ms\nmean", "mean_ttft_ms"),
+    ("\np50", "median_ttft_ms"),
+    ("\np99", "p99_ttft_ms"),
+    ("TPOT ms\nmean", "mean_tpot_ms"),
+    ("\np99", "p99_tpot_ms"),
+    ("E2EL ms\nmean", "mean_e2el_ms"),
+    ("\np99", "p99_e2el_ms"),
+    ("served\nreq/s", "request_throughput"),
+    ("output\ntok/s", "output_throughput"),
+    ("goodput\nreq/s", "request_goodput"),
+    ("used\nGPU-s", "gpu_seconds"),
+    ("perf/$\nvs 1st", "perf_per_dollar"),
+)
+"""Heading and summary key of every column after the system's name."""
+
+LEVEL = 0.01
+"""Results within this fraction of the best one are called level."""
+
+# Summary key, name in the sentence, and whether less is better.
+_CONTESTS = (
+    ("mean_ttft_ms", "mean TTFT", True),
+    ("mean_tpot_ms", "mean TPOT", True),
+    ("mean_e2el_ms", "mean E2EL", True),
+    ("request_goodput", "goodput", False),
+    ("perf_per_dollar", "perf/$", False),
+)
+
+
+def print_report(summaries: Summaries, slo: SloSpec, console: Console) -> None:
+    """Print the table, who won on what, who was left unserved, the SLO, and where step times come from."""
+    table = results_table(summaries)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    # A row is never cut or wrapped: one wider than the page runs over its edge.
+    console.width = max(
+        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
+    )
+    console.print(table)
+    console.print()
+    lines = [
+        verdict(summaries),
+        *unserved(summaries),
+        slo_line(slo),
+        *source_lines(summaries),
+        wall_line(summaries),
+    ]
+    for line in filter(None, lines):
+        console.print(line, soft_wrap=True)
+
+
+def results_table(summaries: Summaries) -> Table:
+    """A row a system."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("\nsystem", no_wrap=True)
+    for heading, _ in COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for summary in summaries:
+        table.add_row(str(summary["system"]), *(number(summary[key]) for _, key in COLUMNS))
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three significant digits or all the whole ones; a dash for a value that does not exist."""
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    # The rounded value decides, or 99.96 would show as 100.0 beside 100.
+    for digits in (2, 1):
+        if abs(round(value, digits)) < 10 ** (3 - digits):
+            return f"{value:.{digits}f}"
+    return f"{value:.0f}"
+
+
+def verdict(summaries: Summaries) -> str:
+    """One sentence on who won on what; empty for a lone run, or when nothing completed."""
+    if len(summaries) < 2:
+        return ""
+    wins: dict[tuple[str, ...], list[str]] = {}
+    for key, name, less_is_better in _CONTESTS:
+        winners = best(summaries, key, less_is_better)
+        if winners:
+            wins.setdefault(winners, []).append(name)
+    clauses = [_clause(winners, names, len(summaries)) for winners, names in wins.items()]
+    return f"{'; '.join(clauses)}." if clauses else ""
+
+
+def best(summaries: Summaries, key: str, less_is_better: bool) -> tuple[str, ...]:
+    """The systems whose value is the best, or within 1 % of it, in their own order."""
+    values = {str(summary["system"]): summary[key] for summary in summaries if summary[key] is not None}
+    if not values:
+        return ()
+    top = (min if less_is_better else max)(values.values())
+    return tuple(system for system, value in values.items() if abs(value - top) <= LEVEL * abs(top))
+
+
+def _clause(winners: tuple[str, ...], names: list[str], contestants: int) -> str:
+    if len(winners) == 1:
+        return f"{winners[0]} wins on {_and(names)}"
+    who = "all" if len(winners) == contestants else _and(winners)
+    return f"{who} are level (within {LEVEL * 100:.0f} %) on {_and(names)}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+
+
+def unserved(summaries: Summaries) -> list[str]:
+    """A line for each system that left requests out, since they are in no percentile."""
+    return [
+        f"{summary['system']}: of {summary['submitted']} requests {summary['rejected']} were rejected and "
+        f"{summary['unfinished']} unfinished; latencies are of the completed ones alone."
+        for summary in summaries
+        if summary["rejected"] or summary["unfinished"]
+    ]
+
+
+def slo_line(slo: SloSpec) -> str:
+    """What goodput means in this run."""
+    limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s))
+    given = [f"{name} <= {text(limit, '_s')}" for name, limit in limits if limit is not None]
+    return (
+        f"Goodput counts requests with {_and(given)}."
+        if given
+        else "No SLO is set: goodput counts every request."
+    )
+
+
+def source_lines(summaries: Summaries) -> list[str]:
+    """Where the simulated step time comes from: one line, or one a system where they differ."""
+    said = {str(summary["system"]): _sources(summary) for summary in summaries}
+    if len(set(said.values())) == 1:
+        return [f"Step times: {next(iter(said.values()))}"]
+    return [f"Step times of {system}: {sources}" for system, sources in said.items()]
+
+
+def _sources(summary: Mapping[str, Any]) -> str:
+    names = ("measured", "interpolated", "estimated")
+    if summary["measured_share"] is None:
+        return "no step was run."
+    shares = ", ".join(f"{_percent(summary[f'{name}_share'])} % {name}" for name in names)
+    tables = "; ".join(summary["provenance"])
+    return f"{shares} ({tables})." if tables else f"{shares}."
+
+
+def _percent(share: float) -> str:
+    """A whole number, save that a little is never shown as nothing nor as everything."""
+    if 0 < share < 0.005:
+        return "<1"
+    return ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
+
+
+def wall_line(summaries: Summaries) -> str:
+    """How long the simulation took beside what it simulated."""
+    simulated = sum(summary["simulated_s"] for summary in summaries)
+    wall = sum(summary["wall_s"] for summary in summaries)
+    return f"Simulated {simulated:.1f} s of serving in {wall:.2f} s of wall time."

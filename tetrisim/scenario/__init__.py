@@ -1,0 +1,1 @@
+"""What the user writes: frozen dataclasses, and the YAML they come from."""

@@ -1,0 +1,142 @@
+"""Instances, the links between them, and the names of the policies that run them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["prefill", "decode", "hybrid"]
+ROLES: tuple[Role, ...] = ("prefill", "decode", "hybrid")
+
+
+def _positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected more than 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Instances of one role. `None` means no limit, or derive (`kv_blocks` from GPU memory, `gpu` from the cluster)."""
+
+    role: Role
+    instances: int = 1
+    tensor_parallel: int = 1
+    gpu: str | None = None
+    # batching
+    batching: str = "token-budget"
+    max_num_seqs: int | None = 256
+    max_num_batched_tokens: int | None = None
+    chunk_tokens: int = 512
+    long_prefill_tokens: int | None = None
+    # the queue before prefill, the gate before decode
+    queue: str = "fcfs"
+    queue_batch: int = 16
+    admission: str = "greedy"
+    # KV memory
+    block_tokens: int = 16
+    kv_blocks: int | None = None
+    memory_utilization: float = 0.9
+    watermark: float = 0.0
+    prefix_caching: bool = False
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_space_bytes: float = 4.0 * 2**30
+
+    def __post_init__(self) -> None:
+        _positive(
+            instances=self.instances,
+            tensor_parallel=self.tensor_parallel,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            chunk_tokens=self.chunk_tokens,
+            long_prefill_tokens=self.long_prefill_tokens,
+            queue_batch=self.queue_batch,
+            block_tokens=self.block_tokens,
+            kv_blocks=self.kv_blocks,
+        )
+        if not 0 < self.memory_utilization <= 1:
+            raise ValueError("memory_utilization: expected above 0 and at most 1")
+        if not 0 <= self.watermark < 1:
+            raise ValueError("watermark: expected a fraction of the KV blocks below 1")
+        budget, seqs = self.max_num_batched_tokens, self.max_num_seqs
+        if self.batching == "token-budget" and budget is not None and seqs is not None and budget < seqs:
+            raise ValueError(
+                f"max_num_batched_tokens: expected at least max_num_seqs ({seqs}), not {budget}: "
+                "every running sequence needs one token a step"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """The KV port of each instance: bandwidth one way and time to first byte."""
+
+    bandwidth_bytes_per_s: float
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(bandwidth=self.bandwidth_bytes_per_s)
+        if self.latency_s < 0:
+            raise ValueError("latency: expected at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorSpec:
+    """How output lengths are guessed: `oracle`, `none`, or `bucket` (a classifier over ranges of `granularity_tokens`)."""
+
+    policy: str = "none"
+    granularity_tokens: int = 200
+    accuracy: float = 0.749
+
+    def __post_init__(self) -> None:
+        _positive(granularity_tokens=self.granularity_tokens)
+        if not 0 <= self.accuracy <= 1:
+            raise ValueError("accuracy: expected between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSpec:
+    """How a decode instance is chosen; a request predicted at `heavy_tokens` or more counts as a heavy decode."""
+
+    policy: str = "power-of-two"
+    heavy_tokens: int = 128
+    broadcast_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive(heavy_tokens=self.heavy_tokens, broadcast=self.broadcast_s)
+
+
+@dataclass(frozen=True, slots=True)
+class FlipSpec:
+    """When an instance changes role, and what the change costs."""
+
+    policy: str = "never"
+    after_s: float = 60.0
+    cost_s: float = 0.006
+
+    def __post_init__(self) -> None:
+        _positive(after=self.after_s)
+        if self.cost_s < 0:
+            raise ValueError("cost: expected at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """The machines of a run: either hybrid pools, or prefill and decode pools joined by `kv_link`."""
+
+    gpu: str
+    pools: tuple[PoolSpec, ...]
+    kv_link: LinkSpec | None = None
+    route: str = "least-loaded"
+    predict: PredictorSpec = PredictorSpec()
+    place: PlacementSpec = PlacementSpec()
+    flip: FlipSpec = FlipSpec()
+
+    def __post_init__(self) -> None:
+        roles = {pool.role for pool in self.pools}
+        if not roles:
+            raise ValueError("pools: expected at least one pool")
+        if "hybrid" in roles and len(roles) > 1:
+            raise ValueError("pools: expected hybrid pools alone, or prefill and decode pools")
+        if roles != {"hybrid"} and roles != {"prefill", "decode"}:
+            missing = "decode" if "prefill" in roles else "prefill"
+            raise ValueError(f"pools: expected at least one {missing} instance beside the {min(roles)} pool")
+        if "prefill" in roles and self.kv_link is None:
+            raise ValueError("kv_link: expected between prefill and decode pools, as in {bandwidth: 200 Gbit/s}")

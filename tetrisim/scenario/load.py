@@ -1,0 +1,155 @@
+"""Scenario files: YAML in, a resolved Scenario out, and back."""
+
+import copy
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from tetrisim.errors import ScenarioError, nearest_name
+from tetrisim.scenario.gpu import load_gpu
+from tetrisim.scenario.model import load_model
+from tetrisim.scenario.reader import dump, read, yaml_fields
+from tetrisim.scenario.scenario import Scenario
+from tetrisim.scenario.systems import SYSTEMS, default_budget, find_system, merge, pools_for
+
+
+def load(path: str | Path) -> Scenario:
+    """The scenario in a YAML file; `default` is the embedded one.
+
+    Paths in the file are relative to its folder. Raises ScenarioError with the place, the expectation and the nearest
+    valid name.
+    """
+    where = Path(path)
+    if str(path) == "default":
+        text = (resources.files("tetrisim.scenario") / "catalog" / "default.yaml").read_text()
+        where = Path()
+    else:
+        try:
+            text = where.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ScenarioError(str(path), f"cannot read: {reason}", "a scenario YAML file, or 'default'") from None
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ScenarioError(str(path), "is not YAML: " + " ".join(str(error).split()), "a scenario") from None
+    if not isinstance(document, dict):
+        raise ScenarioError(str(path), "holds no mapping", "keys such as model, system, workload, cluster")
+    return resolve(_anchor(cast("dict[str, Any]", document), where.parent))
+
+
+def override(scenario: Scenario, settings: Mapping[str, object]) -> Scenario:
+    """The scenario with dotted keys set, as in `{"cluster.pools.0.instances": 4}`; resolved and checked again.
+
+    An index goes to the pools as resolved, when the user has written none.
+    """
+    document = copy.deepcopy(scenario.document)
+    for key, value in settings.items():
+        if key.startswith("cluster.pools.") and "pools" not in document.get("cluster", {}):
+            cluster: dict[str, Any] = document.setdefault("cluster", {})
+            cluster["pools"] = dump(scenario.cluster)["pools"]
+            cluster.pop("instances", None)
+            cluster.pop("tensor_parallel", None)
+        _set(document, key, value)
+    return resolve(_anchor(document, Path()))
+
+
+def with_system(scenario: Scenario, system: str) -> Scenario:
+    """The same machines, model and workload under another serving system."""
+    return resolve({**scenario.document, "system": system})
+
+
+def dump_yaml(scenario: Scenario) -> str:
+    """The resolved scenario as YAML that loads to an equal one."""
+    written = dump(scenario)
+    if scenario.system not in SYSTEMS:
+        own = scenario.document["systems"][scenario.system]
+        written["systems"] = {scenario.system: {"base": own.get("base", scenario.system)}}
+    return yaml.safe_dump(written, sort_keys=False)
+
+
+def resolve(document: dict[str, Any]) -> Scenario:
+    """A Scenario from what the user wrote, with the presets of its system filled in beneath."""
+    known = [*yaml_fields(Scenario), "systems"]
+    for key in document:
+        if key not in known:
+            raise ScenarioError(str(key), "unknown key", "one of " + ", ".join(known), nearest_name(key, known))
+    own = document.get("systems") or {}
+    if not isinstance(own, Mapping):
+        raise ScenarioError("systems", "is not a mapping", "overrides by system name")
+    name = document.get("system", "vllm-v1")
+    system, overrides = find_system(name, cast("Mapping[str, Any]", own), "system")
+    merged = merge({key: value for key, value in document.items() if key != "systems"}, overrides)
+    merged = {"workload": {}, **merged, "system": str(name)}
+    cluster = merged.get("cluster")
+    if not isinstance(cluster, dict):
+        raise ScenarioError("cluster", "is missing", "a mapping with gpu and pools")
+    merged["cluster"] = _cluster(system, cast("dict[str, Any]", cluster), merged)
+    scenario = read(Scenario, merged, "")
+    return _keep(scenario, document)
+
+
+def _cluster(system: Any, written: dict[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The cluster with its system's presets, pools shared out, and vLLM's own budgets where none is named."""
+    model = load_model(str(merged.get("model")))
+    pools = pools_for(system, written, "cluster")
+    for index, pool in enumerate(pools):
+        gpu = load_gpu(str(pool.get("gpu", written.get("gpu"))), f"cluster.pools.{index}.gpu" if "gpu" in pool else "cluster.gpu")
+        budget = default_budget(gpu, pool.get("batching"), model.max_positions)
+        pools[index] = {**{key: value for key, value in budget.items() if key not in pool}, **pool}
+    cluster = merge(system.cluster, {key: value for key, value in written.items() if key not in ("instances", "tensor_parallel")})
+    if "hybrid" in system.pools:
+        cluster.pop("kv_link", None)
+    return {**cluster, "pools": pools}
+
+
+def _keep(scenario: Scenario, document: dict[str, Any]) -> Scenario:
+    object.__setattr__(scenario, "document", document)
+    return scenario
+
+
+def _anchor(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths made absolute: those that exist beside the scenario file, else beside the caller."""
+
+    def anchored(value: object) -> object:
+        if isinstance(value, str):
+            for base in (folder, Path()):
+                if ("/" in value or "." in value) and (base / value).exists():
+                    return str((base / value).resolve())
+        return value
+
+    document = dict(document)
+    for key in ("model", "profile"):
+        if key in document:
+            document[key] = anchored(document[key])
+    if isinstance(document.get("workload"), dict) and "trace" in document["workload"]:
+        document["workload"] = {**document["workload"], "trace": anchored(document["workload"]["trace"])}
+    return document
+
+
+def _set(document: Any, key: str, value: object) -> None:
+    """Set a dotted key, making mappings on the way; list items are named by their index."""
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        if isinstance(document, list):
+            document = _item(cast("list[Any]", document), part, ".".join(parents[: depth + 1]))
+        elif isinstance(document, dict):
+            document = cast("dict[str, Any]", document).setdefault(part, {})
+        else:
+            raise ScenarioError(".".join(parents[:depth]), "is a single value", f"a mapping to set '{part}' in")
+    if isinstance(document, list):
+        _item(cast("list[Any]", document), last, key)
+        document[int(last)] = value
+    elif isinstance(document, dict):
+        document[last] = value
+    else:
+        raise ScenarioError(".".join(parents), "is a single value", f"a mapping to set '{last}' in")
+
+
+def _item(items: list[Any], part: str, path: str) -> Any:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ScenarioError(path, f"no item '{part}'", f"an index from 0 to {len(items) - 1}")
+    return items[int(part)]

@@ -1,0 +1,110 @@
+"""The shape of a transformer, read from a Hugging Face `config.json`."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tetrisim.errors import ScenarioError, unknown_name
+
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+_FAMILIES = ("llama", "opt", "qwen2", "qwen3", "mistral")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A dense decoder: sizes in elements, one layer repeated `layers` times."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    max_positions: int
+    gated_mlp: bool
+    tied_embeddings: bool
+
+    @property
+    def qkv_width(self) -> int:
+        """Output features of the fused query, key and value projection."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def up_width(self) -> int:
+        """Output features of the MLP's first projection (gate and up together when gated)."""
+        return self.intermediate * (2 if self.gated_mlp else 1)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of the four matrices of one layer."""
+        attention = self.hidden * self.qkv_width + self.heads * self.head_dim * self.hidden
+        return attention + self.hidden * self.up_width + self.intermediate * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """Weights of all matrices, embeddings included; norms and biases are left out."""
+        tables = 1 if self.tied_embeddings else 2
+        return self.layers * self.layer_parameters + tables * self.vocab * self.hidden
+
+    def kv_bytes_per_token(self, dtype: str) -> int:
+        """Keys and values of one token over all layers and all tensor-parallel shards."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * DTYPE_BYTES[dtype]
+
+
+def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
+    """The shape in a parsed `config.json`; a family or key that is not understood raises ScenarioError."""
+    config = config.get("text_config", config)
+    family = config.get("model_type")
+    if family not in _FAMILIES:
+        raise ScenarioError(
+            where, f"model_type '{family}' is not supported", "one of " + ", ".join(_FAMILIES)
+        )
+    opt = family == "opt"
+    try:
+        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        return ModelSpec(
+            name=name,
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            intermediate=int(config["ffn_dim" if opt else "intermediate_size"]),
+            vocab=int(config["vocab_size"]),
+            max_positions=int(config["max_position_embeddings"]),
+            gated_mlp=not opt,
+            tied_embeddings=bool(config.get("tie_word_embeddings", opt)),
+        )
+    except KeyError as missing:
+        raise ScenarioError(where, f"key {missing} is missing", "a Hugging Face config.json") from None
+
+
+@cache
+def model_names() -> tuple[str, ...]:
+    """The catalog."""
+    folder = resources.files("tetrisim.scenario") / "catalog" / "models"
+    return tuple(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir()))
+
+
+def load_model(ref: str, where: str = "model") -> ModelSpec:
+    """A catalog name, or the path of a `config.json`."""
+    if ref in model_names():
+        text = (resources.files("tetrisim.scenario") / "catalog" / "models" / f"{ref}.json").read_text()
+        return from_config(json.loads(text), ref, where)
+    path = Path(ref)
+    if path.suffix != ".json":
+        raise unknown_name(ScenarioError, where, ref, [*model_names(), "path/to/config.json"])
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise ScenarioError(where, f"cannot read {ref}: {error.strerror}", "a config.json") from None
+    except ValueError as error:
+        raise ScenarioError(where, f"{ref} is not JSON: {error}", "a Hugging Face config.json") from None
+    if not isinstance(config, dict):
+        raise ScenarioError(where, f"{ref} holds no object", "a Hugging Face config.json")
+    return from_config(config, path.parent.name or path.stem, f"{where} ({ref})")

@@ -1,0 +1,18 @@
+"""What counts as served well."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SloSpec:
+    """A request is good when every limit given here holds for it (`vllm bench serve --goodput`)."""
+
+    ttft_s: float | None = 1.0
+    tpot_s: float | None = 0.1
+    e2el_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ttft", "tpot", "e2el"):
+            limit = getattr(self, f"{name}_s")
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name}: expected more than 0")

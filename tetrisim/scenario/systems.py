@@ -1,0 +1,140 @@
+"""Serving systems as named sets of policies: one row of settings a system, overridden by what the user writes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tetrisim.errors import ScenarioError, unknown_name
+from tetrisim.scenario.gpu import GpuSpec
+
+Fragment = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Pool settings by role, and cluster settings, in the words of the scenario file."""
+
+    summary: str
+    pools: Mapping[str, Fragment]
+    cluster: Fragment
+
+
+SYSTEMS: dict[str, System] = {
+    # vLLM's first scheduler: whole prompts, no decode in a step that prefills.
+    "vllm-v0": System(
+        "vLLM V0: prefill first, whole prompts, at most max_num_seqs sequences",
+        pools={"hybrid": {"batching": "prefill-first", "watermark": 0.01}},
+        cluster={"route": "least-loaded"},
+    ),
+    # vLLM's present scheduler: one token budget a step, running requests first, prompts chunked to what is left.
+    "vllm-v1": System(
+        "vLLM V1: one token budget a step, chunked prefill beside decodes",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True}},
+        cluster={"route": "least-loaded"},
+    ),
+    # Sarathi-Serve: V1's rule at a small budget that bounds the time between tokens.
+    "sarathi": System(
+        "Sarathi-Serve: stall-free batches of at most 512 tokens",
+        pools={"hybrid": {"batching": "token-budget", "max_num_seqs": 128, "max_num_batched_tokens": 512}},
+        cluster={"route": "least-loaded"},
+    ),
+    # arXiv 2401.11181, section 2 of the notes: what the evaluation of the paper uses.
+    "tetriinfer": System(
+        "TetriInfer: prefill in fixed chunks, decode apart, two-level scheduling by predicted length",
+        pools={
+            "prefill": {"batching": "fixed-chunks", "chunk_tokens": 512, "queue": "sjf", "queue_batch": 16,
+                        "max_num_seqs": None},
+            "decode": {"batching": "decode-only", "admission": "reserve-dynamic", "preemption": "swap",
+                       "max_num_seqs": None},
+        },
+        cluster={
+            "route": "least-loaded",
+            "kv_link": {"bandwidth": "200 Gbit/s", "latency": "5 us"},
+            "predict": {"policy": "bucket", "granularity_tokens": 200, "accuracy": 0.749},
+            "place": {"policy": "power-of-two", "heavy_tokens": 128, "broadcast": "100 ms"},
+            "flip": {"policy": "idle", "after": "60 s", "cost": "6 ms"},
+        },
+    ),
+}  # fmt: skip
+
+
+_HARDWARE = ("tensor_parallel", "gpu", "block_tokens", "kv_blocks", "memory_utilization")
+"""Pool settings that belong to the machines, and so stay when another system takes them over."""
+
+
+def merge(base: Fragment, over: Fragment) -> dict[str, Any]:
+    """`over` laid on `base`; mappings merge key by key, anything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(inner, value) if both else value  # pyright: ignore[reportUnknownArgumentType]
+    return merged
+
+
+def find_system(name: object, own: Fragment, where: str) -> tuple[System, Fragment]:
+    """A preset, or an entry of the user's `systems:` (a preset named by `base`, with overrides)."""
+    entry = own.get(str(name), {})
+    if not isinstance(entry, Mapping):
+        raise ScenarioError(f"systems.{name}", "is not a mapping", "overrides, as in {base: vllm-v1, cluster: ...}")
+    base = entry.get("base", name)
+    if base not in SYSTEMS:
+        raise unknown_name(ScenarioError, where if base == name else f"systems.{name}.base", base, [*SYSTEMS, *own])
+    return SYSTEMS[str(base)], {key: value for key, value in entry.items() if key != "base"}
+
+
+def default_budget(gpu: GpuSpec, batching: object, max_positions: int) -> dict[str, int]:
+    """vLLM's own `max_num_batched_tokens` and `max_num_seqs`, for a pool whose user names none.
+
+    V1 as a server: 8192 and 1024 from 70 GiB on (A100 excepted), else 2048 and 256 (vllm/engine/arg_utils.py). V0
+    takes whole prompts, so its budget is at least the longest one. Other batchings have no such defaults.
+    """
+    if batching == "prefill-first":
+        return {"max_num_batched_tokens": max(2048, max_positions), "max_num_seqs": 256}
+    if batching == "token-budget":
+        large = gpu.memory_bytes >= 70 * 2**30 and not gpu.name.startswith("a100")
+        tokens, seqs = (8192, 1024) if large else (2048, 256)
+        return {"max_num_batched_tokens": tokens, "max_num_seqs": seqs}
+    return {}
+
+
+def pools_for(system: System, cluster: Fragment, where: str) -> list[dict[str, Any]]:
+    """The pools a system runs on the user's machines, each laid over the preset of its role.
+
+    Pools of other roles than the system has are turned into its roles on the same instances (an odd one goes to
+    decode), so that every system is compared on equal GPUs. Without pools, `instances` and `tensor_parallel` say how
+    many there are.
+    """
+    roles = list(system.pools)
+    shape = {key: cluster[key] for key in ("instances", "tensor_parallel") if key in cluster}
+    written = cluster.get("pools")
+    if written is None:
+        return [merge(system.pools[role], pool) for role, pool in _split(roles, shape, f"{where}.instances")]
+    if shape:
+        raise ScenarioError(f"{where}.{next(iter(shape))}", "given beside pools", "one of the two")
+    if not isinstance(written, list) or not written or not all(isinstance(pool, Mapping) for pool in written):
+        raise ScenarioError(f"{where}.pools", "is not a list of pools", "as in [{role: prefill, instances: 2}, ...]")
+    if all(pool.get("role") in roles for pool in written):
+        return [merge(system.pools[pool["role"]], pool) for pool in written]
+    if not all(pool.get("role", "hybrid") in ("prefill", "decode", "hybrid") for pool in written):
+        return [dict(pool) for pool in written]  # the reader of the values names the wrong role
+    hardware = {tuple((key, pool.get(key)) for key in _HARDWARE) for pool in written}
+    if len(hardware) > 1:
+        raise ScenarioError(f"{where}.pools", "instances differ, so they cannot all take the roles of this system",
+                            f"pools of roles {', '.join(roles)}, or overrides under systems:")  # fmt: skip
+    same = {key: value for key, value in hardware.pop() if value is not None}
+    total = {"instances": sum(pool.get("instances", 1) for pool in written), **same}
+    return [merge(system.pools[role], pool) for role, pool in _split(roles, total, f"{where}.pools")]
+
+
+def _split(roles: list[str], shape: Fragment, where: str) -> list[tuple[str, dict[str, Any]]]:
+    """The instances shared out between the roles; too few for one each raises ScenarioError."""
+    total = shape.get("instances", len(roles))
+    if not isinstance(total, int) or isinstance(total, bool):
+        raise ScenarioError(where, f"'{total}' is not a whole number", "how many instances there are")
+    if total < len(roles):
+        raise ScenarioError(where, f"{total} instances", f"at least {len(roles)}: one each for {', '.join(roles)}")
+    if len(roles) == 1:
+        return [(roles[0], {**shape, "role": roles[0], "instances": total})]
+    first = total // 2
+    return [(role, {**shape, "role": role, "instances": count}) for role, count in zip(roles, (first, total - first), strict=True)]

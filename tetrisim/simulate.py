@@ -1,0 +1,144 @@
+"""A run is a function: scenario in, result out."""
+
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tetrisim import streams
+from tetrisim.assemble import Cluster, assemble
+from tetrisim.cluster.clock import ticks
+from tetrisim.cluster.request import Request
+from tetrisim.errors import ProfileError, ScenarioError
+from tetrisim.policies.registry import find_policy
+from tetrisim.scenario.scenario import Scenario
+from tetrisim.units import TICKS_PER_S
+from tetrisim.workload.trace import Trace, build
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind: rows of facts, from which every metric is computed afterwards.
+
+    `request_columns`: one entry a request in order of arrival; times in seconds, NaN where the request never got so
+    far; `status` is completed, rejected or unfinished; instances are named role-index ("" where there was none).
+    `instance_columns`: instance, role, gpu, gpus, first_work_s, last_work_s (NaN when it never worked), busy_s, steps,
+    flips, kv_blocks.
+    `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j from
+    0), `steps`, and `weight`, the number of sequences that waited that gap.
+    `time_shares`: seconds of step time by source: measured, interpolated, estimated.
+    `provenance`: one line for each latency table used.
+    """
+
+    scenario: Scenario
+    request_columns: Columns
+    instance_columns: Columns
+    gap_columns: Columns
+    time_shares: dict[str, float]
+    provenance: tuple[str, ...]
+    simulated_s: float
+    wall_s: float
+
+    @cached_property
+    def requests(self) -> "pd.DataFrame":
+        """A row a request."""
+        import pandas as pd
+
+        return pd.DataFrame(self.request_columns)
+
+    @cached_property
+    def instances(self) -> "pd.DataFrame":
+        """A row an instance."""
+        import pandas as pd
+
+        return pd.DataFrame(self.instance_columns)
+
+
+def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False) -> Result:
+    """Run a scenario to its end (or horizon). Nothing outside the scenario's own files has a say in the result.
+
+    `exact_steps` turns windows off (design, section 4): the same rows, one event a step. `strict` refuses step times
+    that were not measured (ProfileError).
+    """
+    trace = build(scenario.workload, scenario.seed)
+    cluster = assemble(scenario, exact_steps, trace.hash_block_tokens)
+    if strict and not cluster.measured:
+        raise ProfileError("profile", "step times are estimated: " + "; ".join(cluster.provenance), "a measured profile")
+    requests = _requests(scenario, trace, cluster)
+    started = time.perf_counter()
+    _run(scenario, cluster, requests)
+    wall_s = time.perf_counter() - started
+    shares = cluster.time_shares()
+    if strict and shares["estimated"] > 0:
+        share = shares["estimated"] / sum(shares.values())
+        raise ProfileError("profile", f"{share:.2%} of the step time lies outside the measured tables", "none of it")
+    return Result(
+        scenario=scenario,
+        request_columns=cluster.recorder.request_columns([instance.name for instance in cluster.instances]),
+        instance_columns=cluster.instance_columns(),
+        gap_columns=cluster.recorder.gap_columns(),
+        time_shares=shares,
+        provenance=cluster.provenance,
+        simulated_s=_end(scenario, cluster),
+        wall_s=wall_s,
+    )
+
+
+def _run(scenario: Scenario, cluster: Cluster, requests: Iterator[Request]) -> None:
+    """Run the clock. Nothing here makes reference cycles worth collecting, so the collector is kept from looking."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        cluster.scheduler.start(requests)
+        if scenario.horizon_s is None:
+            cluster.env.run()
+        else:
+            cluster.env.run(until=ticks(scenario.horizon_s))
+            for request in requests:  # submitted, but the horizon came first
+                cluster.recorder.requests.append(request)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _end(scenario: Scenario, cluster: Cluster) -> float:
+    """The moment of the last step, arrival or, where there is one, the horizon; the monitor's own events do not count."""
+    if scenario.horizon_s is not None:
+        return scenario.horizon_s
+    last_arrival = cluster.recorder.requests[-1].arrival
+    return max(last_arrival, *(instance.last_work for instance in cluster.instances)) / TICKS_PER_S
+
+
+def _requests(scenario: Scenario, trace: Trace, cluster: Cluster) -> Iterator[Request]:
+    """The workload as requests with their predictions; those that no instance can ever hold are marked rejected."""
+    spec = scenario.cluster.predict
+    predict = find_policy("predict", spec.policy, "cluster.predict.policy")
+    predicted = predict(trace.output_tokens, spec, streams.stream(scenario.seed, "prediction"))
+    refused = cluster.refuses(trace.prompt_tokens, trace.output_tokens)
+    if refused.all():
+        longest = int(trace.prompt_tokens.max() + trace.output_tokens.max())
+        raise ScenarioError("workload.trace", f"no request of {trace.name} can ever be served (up to {longest} tokens)",
+                            f"requests of at most {cluster.most_tokens} tokens: {cluster.limit}")  # fmt: skip
+    return _generate(trace, predicted, refused, scenario.cluster.place.heavy_tokens)
+
+
+def _generate(trace: Trace, predicted: np.ndarray, refused: np.ndarray, heavy_tokens: int) -> Iterator[Request]:
+    arrivals = [ticks(at) for at in trace.arrival_s.tolist()]
+    columns = (arrivals, trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), predicted.tolist())
+    hash_ids, rejected = trace.hash_ids, refused.tolist()
+    for number, (arrival, prompt, output, guess) in enumerate(zip(*columns, strict=True)):
+        request = Request(number, arrival, prompt, output, guess)
+        request.heavy = guess >= heavy_tokens
+        request.rejected = rejected[number]
+        if hash_ids is not None:
+            request.hash_ids = hash_ids[number]
+        yield request

@@ -1,0 +1,1 @@
+"""Many runs: comparisons, and the folders they are kept in."""

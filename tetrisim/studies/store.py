@@ -1,0 +1,104 @@
+"""The folder of a run or a comparison: written under a temporary name beside it, renamed when complete."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tetrisim import __version__
+from tetrisim.errors import OutputError
+from tetrisim.metrics.summary import Summary
+from tetrisim.scenario.load import dump_yaml
+from tetrisim.simulate import Result
+from tetrisim.studies.compare import Comparison
+
+Picture = Callable[[Path], object]
+"""Draws the figure of the study into the file it is given."""
+
+REQUEST_COLUMNS = (
+    "request_id", "arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "prefill_start_s",
+    "first_token_s", "transfer_start_s", "transfer_end_s", "decode_start_s", "finish_s", "preemptions",
+    "prefill_instance", "decode_instance", "status",
+)  # fmt: skip
+"""The columns of requests.parquet: times in seconds of the simulated clock."""
+
+
+def check_free(folder: Path) -> None:
+    """Raise OutputError, with the nearest free name, when there is something called `folder` already."""
+    if folder.exists() or folder.is_symlink():
+        free = next(
+            name for n in range(2, 10**6) if not (name := folder.with_name(f"{folder.name}-{n}")).exists()
+        )
+        raise OutputError(str(folder), "exists already", "a folder that is not there yet", str(free))
+
+
+@contextmanager
+def new_folder(folder: Path) -> Generator[Path]:
+    """A temporary folder beside `folder` to write in; it takes that name at the end, or vanishes.
+
+    Raises OutputError when `folder` exists or the disk refuses.
+    """
+    check_free(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        check_free(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise OutputError(
+            str(folder), f"cannot write: {error.strerror or error}", "a writable folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_run(folder: Path, result: Result, summary: Summary, picture: Picture) -> None:
+    """Write requests.parquet, scenario.yaml (resolved), summary.csv, run.json, latency.png in a folder."""
+    with new_folder(folder) as partial:
+        _write_result(partial, result)
+        _write_study(partial, [summary], result.scenario.seed, picture)
+
+
+def save_comparison(folder: Path, comparison: Comparison, picture: Picture) -> None:
+    """Write summary.csv, run.json, latency.png, scenario.yaml, and below them a folder for each system.
+
+    The scenario.yaml beside summary.csv is what was compared, before any system filled in its presets.
+    """
+    with new_folder(folder) as partial:
+        (partial / "scenario.yaml").write_text(yaml.safe_dump(comparison.scenario.document, sort_keys=False))
+        for system, result in comparison.results.items():
+            (partial / system).mkdir()
+            _write_result(partial / system, result)
+        _write_study(partial, comparison.summaries, comparison.scenario.seed, picture)
+
+
+def _write_result(folder: Path, result: Result) -> None:
+    # Heavy, and needed only once there is something to write.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: result.request_columns[name] for name in REQUEST_COLUMNS})
+    pq.write_table(table, folder / "requests.parquet", compression="zstd")
+    (folder / "scenario.yaml").write_text(dump_yaml(result.scenario))
+
+
+def _write_study(folder: Path, summaries: Sequence[Mapping[str, Any]], seed: int, picture: Picture) -> None:
+    import pandas as pd
+
+    flat = [{**summary, "provenance": "; ".join(summary["provenance"])} for summary in summaries]
+    pd.DataFrame(flat).to_csv(folder / "summary.csv", index=False)
+    record = {"tetrisim": __version__, "seed": seed, "runs": [_record(summary) for summary in summaries]}
+    (folder / "run.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    picture(folder / "latency.png")
+
+
+def _record(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the numbers of a run come from, and what they took."""
+    shares = ("measured_share", "interpolated_share", "estimated_share")
+    return {key: summary[key] for key in ("system", "wall_s", "simulated_s", *shares, "provenance")}
