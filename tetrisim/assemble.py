@@ -94,6 +94,8 @@ class Cluster:
             self._timers[key] = timer
             self._sources[source] = None
         instance.timer = self._timers[key]
+        if instance.timer.skewed:
+            engine.batch.track_longest()
         self._pools[instance.number] = pool
         self._note_limit(engine, pool, where)
 

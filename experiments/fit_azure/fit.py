@@ -110,7 +110,8 @@ def fit(path: Path) -> TraceFit:
 
 def rows(values: Sequence[float], indent: str) -> str:
     """Numbers as source text, wrapped at 110 columns."""
-    lines, line = [], indent
+    lines: list[str] = []
+    line = indent
     for text in (f"{value:.5g}," for value in values):
         if len(line) + len(text) + 1 > 110:
             lines.append(line)

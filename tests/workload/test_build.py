@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tetrisim.errors import TraceError
 from tetrisim.scenario.workload import WorkloadSpec
+from tetrisim.streams import stream
 from tetrisim.workload.trace import Trace, build, describe, trace_names
 
 CONV = WorkloadSpec(trace="azure-conv-like", requests=500)
@@ -139,5 +140,8 @@ def test_common_random_numbers() -> None:
     other = build(replace(CONV, trace="hphd", arrivals="poisson", rate_per_s=2), 1)
     assert same(poisson, other, "arrival_s") and not same(poisson, other, "prompt_tokens")
     assert faster.arrival_s * 2 == pytest.approx(poisson.arrival_s, rel=1e-12)  # the same luck, twice as fast
+    # arrivals have a stream of their own: gaps sharing the luck of the lengths would be correlated with them
+    drawn = stream(1, "arrivals").standard_exponential(len(poisson))
+    assert np.array_equal(poisson.arrival_s, np.cumsum(drawn) / 2)
     assert not same(base, build(CONV, 2), "prompt_tokens")
     assert not same(base, build(CONV, 2), "arrival_s")

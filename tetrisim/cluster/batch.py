@@ -12,7 +12,7 @@ class DecodeBatch:
     multiple of the block size; members are counted by `base` modulo the block size, which never changes.
     """
 
-    __slots__ = ("_due", "_expected", "_phases", "_sequence", "block_tokens", "context", "n", "step_no")
+    __slots__ = ("_due", "_expected", "_longest", "_phases", "_sequence", "block_tokens", "context", "n", "step_no")
 
     def __init__(self, block_tokens: int) -> None:
         self.block_tokens = block_tokens
@@ -24,7 +24,12 @@ class DecodeBatch:
         self._phases = [0] * block_tokens
         self._due: list[tuple[int, int, Request]] = []
         self._expected: list[tuple[int, int, Request]] = []
+        self._longest: list[tuple[int, int, Request]] | None = None
         self._sequence = 0
+
+    def track_longest(self) -> None:
+        """Keep `longest` from now on (the batch is empty); it costs a heap of its own."""
+        self._longest = []
 
     def join(self, request: Request, context: int) -> None:
         """Add a request with `context` tokens of KV that has shown `generated` tokens; its next comes with the next step."""
@@ -38,6 +43,8 @@ class DecodeBatch:
         self.context += context
         self._phases[base % self.block_tokens] += 1
         heappush(self._due, (request.finish_step, self._sequence, request))
+        if self._longest is not None:
+            heappush(self._longest, (-base, self._sequence, request))
 
     def expect(self, request: Request) -> None:
         """Note when a member that just joined is predicted to finish (see `shortest_remaining`)."""
@@ -77,6 +84,15 @@ class DecodeBatch:
         while expected and (expected[0][2].finish_step == NEVER or expected[0][2].sequence != expected[0][1]):
             heappop(expected)
         return max(1, expected[0][0] - self.step_no) if expected else 1
+
+    def longest(self) -> int:
+        """The longest context; 0 for an empty batch or when it is not tracked."""
+        heap = self._longest
+        if not heap:
+            return 0
+        while heap and (heap[0][2].finish_step == NEVER or heap[0][2].sequence != heap[0][1]):
+            heappop(heap)
+        return self.step_no - heap[0][0] if heap else 0
 
     def growth(self, steps: int) -> int:
         """Blocks that the next `steps` steps take in all."""

@@ -188,7 +188,8 @@ class Instance:
                 request.prefill_instance = self.number
         padded = engine.batching.padded
         width = max(tokens, padded)
-        ticks = self.timer.step(width, shapes, n, engine.batch.context if n else 0)
+        batch = engine.batch
+        ticks = self.timer.step(width, shapes, n, batch.context if n else 0, batch.longest())
         if padded and len(pieces) == 1 and not self._exact:
             ticks += self._whole_chunks(pieces, width)
         if engine.moved_blocks:
@@ -207,7 +208,7 @@ class Instance:
         done = request.computed + take
         pieces[0] = (request, take * (1 + more))
         self.steps += more
-        return sum(step(width, [(take, done + index * take)], 0, 0) for index in range(more))
+        return sum(step(width, [(take, done + index * take)], 0, 0, 0) for index in range(more))
 
     def _on_step(self, event: Alarm) -> None:
         if self.before_change:
@@ -289,12 +290,20 @@ class Instance:
         knots = row.knots
         self._segment = segment = bisect_right(knots, context) - 1
         slope = row.slope[segment]
-        self._first = first = row.base[segment] + slope * (context - knots[segment])
+        first = row.base[segment] + slope * (context - knots[segment])
+        limit = knots[segment + 1] - context
+        if self.timer.skewed:
+            longest = n * batch.longest()
+            at = bisect_right(knots, longest) - 1
+            first += row.uneven_base[at] + row.uneven_slope[at] * (longest - knots[at])
+            slope += row.uneven_slope[at]
+            limit = min(limit, knots[at + 1] - longest)
+        self._first = first
         self._slope = slope = slope * n
         self._start = self.env.now
         steps = 1
         if not self._exact and not engine.moved_blocks:
-            steps = min(batch.steps_to_finish(), (knots[segment + 1] - context + n - 1) // n)
+            steps = min(batch.steps_to_finish(), (limit + n - 1) // n)
             steps = batch.steps_within(engine.kv.free, steps)
         self._steps = steps
         self._cut = steps == 1

@@ -59,17 +59,19 @@ class KVCache:
 class PrefixCache(KVCache):
     """Blocks told apart, full ones found again by content: vLLM V1's block pool.
 
-    The free list is in order of eviction: never-used blocks, then freed ones, oldest first; a request's blocks are freed
-    last block first, so that the tail of a prefix goes before its head. A full block is entered when the step that fills
+    Blocks without content (never used, or freed before they were full) are taken first. The free list holds the others
+    in order of eviction, oldest first; a request's blocks are freed last block first, so that the tail of a prefix goes
+    before its head. A full block is entered when the step that fills
     it is scheduled. Content is named by the trace's prefix-block ids; blocks beyond them belong to one request alone.
     """
 
-    __slots__ = ("_cached", "_fresh", "_held", "_key", "_list", "_users", "hash_block_tokens")
+    __slots__ = ("_blank", "_cached", "_fresh", "_held", "_key", "_list", "_users", "hash_block_tokens")
 
     def __init__(self, capacity: int, block_tokens: int, reserve: int, hash_block_tokens: int) -> None:
         super().__init__(capacity, block_tokens, reserve)
         self.hash_block_tokens = hash_block_tokens
         self._fresh = 0
+        self._blank: list[int] = []
         self._list: OrderedDict[int, None] = OrderedDict()
         self._cached: dict[int, dict[int, None]] = {}
         self._key: dict[int, int] = {}
@@ -123,13 +125,16 @@ class PrefixCache(KVCache):
                 self._users[block] = users
             else:
                 del self._users[block]
-                self._list[block] = None
+                if block in self._key:
+                    self._list[block] = None
+                else:
+                    self._blank.append(block)
                 self.free += 1
 
     def check(self) -> None:
         """Raise AssertionError unless every block is either free or held."""
         super().check()
-        free = self.capacity - self._fresh + len(self._list)
+        free = self.capacity - self._fresh + len(self._blank) + len(self._list)
         if free != self.free or free + len(self._users) != self.capacity:
             raise AssertionError(f"{self.free} free blocks, {free} listed, {len(self._users)} held of {self.capacity}")
 
@@ -147,7 +152,9 @@ class PrefixCache(KVCache):
         """Hold blocks for `tokens` tokens in all, and enter those that are full."""
         held = self._held[request]
         for _ in range(self.blocks(tokens) - len(held)):
-            if self._fresh < self.capacity:
+            if self._blank:
+                block = self._blank.pop()
+            elif self._fresh < self.capacity:
                 block = self._fresh
                 self._fresh += 1
             else:

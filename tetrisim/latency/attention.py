@@ -4,7 +4,7 @@ from math import sqrt
 from typing import Protocol
 
 from tetrisim.errors import ProfileError
-from tetrisim.latency.grid import Point, Product4, Slices, largest_product
+from tetrisim.latency.grid import Curve, Point, Product4, Slices, largest_product
 from tetrisim.latency.roofline import ATTENTION_EFFICIENCY, MEMORY_EFFICIENCY, Shard
 from tetrisim.scenario.model import DTYPE_BYTES
 
@@ -13,6 +13,12 @@ class Attention(Protocol):
     """Seconds of one call, and whether the shape lies inside what was measured. Nothing here changes state."""
 
     measured: bool
+    skewed: bool
+    """Whether `alpha` is ever above 0."""
+
+    def alpha(self, chunk: float, sequences: int) -> float:
+        """Cost of uneven contexts: a ragged batch takes mean + alpha * (longest - mean)."""
+        ...
 
     def knots(self, sequences: int) -> list[int]:
         """Contexts between which `decode` at this many sequences is linear."""
@@ -48,6 +54,7 @@ class RooflineAttention:
     """Prefill bound by compute or memory, decode by reading the KV cache; both in one step add up."""
 
     measured = False
+    skewed = False
 
     def __init__(self, shard: Shard) -> None:
         model, cut = shard.model, shard.tensor_parallel
@@ -58,6 +65,10 @@ class RooflineAttention:
         self._pair_s = 4 * heads * model.head_dim / (shard.peak * ATTENTION_EFFICIENCY)
         self._kv_token_s = 2 * kv_heads * model.head_dim * size / bandwidth
         self._query_s = 2 * heads * model.head_dim * size / bandwidth
+
+    def alpha(self, chunk: float, sequences: int) -> float:
+        """The roofline knows total bytes only."""
+        return 0.0
 
     def knots(self, sequences: int) -> list[int]:
         """One line from an empty cache on."""
@@ -80,7 +91,7 @@ class TableAttention:
 
     measured = True
 
-    def __init__(self, known: dict[Point, float], where: str) -> None:
+    def __init__(self, known: dict[Point, float], skew: dict[tuple[int, int], float], where: str) -> None:
         self._decode = Slices({(n, kv): time for (c, _, n, kv), time in known.items() if c == 0 and n > 0})
         self._prefill = Slices({(c, kp): time for (c, kp, n, _), time in known.items() if c > 0 and n == 0})
         if not self._decode.keys or not self._prefill.keys:
@@ -88,6 +99,19 @@ class TableAttention:
         both = {point: time for point, time in known.items() if point[0] > 0 and point[2] > 0}
         axes = largest_product(both)
         self._mixed = Product4(axes, both) if axes else None
+        pure = {n: alpha for (chunk, n), alpha in skew.items() if chunk == 0}
+        beside = {key: alpha for key, alpha in skew.items() if key[0] > 0}
+        self._pure_alpha = Curve(pure) if pure else None
+        self._mixed_alpha = Slices(beside) if beside else None
+        self.skewed = bool(skew)
+
+    def alpha(self, chunk: float, sequences: int) -> float:
+        """Measured, linear between batch sizes; held beyond the largest."""
+        if sequences < 2:
+            return 0.0
+        if chunk == 0:
+            return self._pure_alpha.held(sequences) if self._pure_alpha else 0.0
+        return self._mixed_alpha.held(chunk, sequences) if self._mixed_alpha else 0.0
 
     def knots(self, sequences: int) -> list[int]:
         """The measured contexts of the neighbouring batch sizes."""

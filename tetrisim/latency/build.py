@@ -65,7 +65,7 @@ def _table_timer(shard: Shard, profile: Profile) -> StepTimer:
             raise ProfileError(str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv")
     linear_ops = [(curve, calls.get(op, 0)) for op, curve in profile.linear.items()]
     head_ops = [(curve, calls.get(op, 0)) for op, curve in profile.head.items()]
-    attention = TableAttention(profile.attention, str(profile.folder / "attention.csv"))
+    attention = TableAttention(profile.attention, profile.skew, str(profile.folder / "attention.csv"))
 
     def reduces(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if profile.all_reduce is None or shard.tensor_parallel == 1:

@@ -43,6 +43,10 @@ class Curve:
         low = self.values[index]
         return low + weight * (self.values[index + 1] - low), inside
 
+    def held(self, x: float) -> float:
+        """The value, held at both ends."""
+        return self.at(min(max(x, self.points[0]), self.points[-1]))[0]
+
 
 class Slices:
     """A function of two numbers, known on slices of the first that each have points of their own on the second."""
@@ -67,6 +71,13 @@ class Slices:
             return low, inside and low_inside
         high, high_inside = self.curves[index + 1].at(x)
         return low + weight * (high - low), inside and low_inside and high_inside
+
+    def held(self, key: float, x: float) -> float:
+        """The value, held at all ends."""
+        key = min(max(key, self.keys[0]), self.keys[-1])
+        index, weight, _ = locate(self.keys, key) if len(self.keys) > 1 else (0, 0.0, True)
+        low = self.curves[index].held(x)
+        return low + weight * (self.curves[index + 1].held(x) - low) if weight else low
 
     def knots(self, key: float) -> list[int]:
         """The points of the second axis between which the function at `key` is linear."""

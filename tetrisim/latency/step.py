@@ -36,15 +36,18 @@ class DecodeRow:
     """Pure decode steps of `n` sequences: piecewise linear in the total context S of the batch.
 
     Segment i holds for knots[i] <= S < knots[i + 1]; a step there takes base[i] + slope[i] * (S - knots[i]) ticks, all
-    whole numbers, so a run of steps sums exactly however it is cut.
+    whole numbers, so a run of steps sums exactly however it is cut. With a skew correction the step also takes what
+    `uneven` gives at n times the longest context; the part of it at the mean is taken off `base` and `slope` already.
     """
 
-    __slots__ = ("base", "estimated", "knots", "measured", "slope")
+    __slots__ = ("base", "estimated", "knots", "measured", "slope", "uneven_base", "uneven_slope")
 
     def __init__(self, knots: list[int], base: list[int], slope: list[int]) -> None:
         self.knots, self.base, self.slope = knots, base, slope
         self.measured: list[float] = []
         self.estimated: list[float] = []
+        self.uneven_base = [0] * len(base)
+        self.uneven_slope = [0] * len(base)
 
 
 class StepTimer:
@@ -54,6 +57,8 @@ class StepTimer:
         self.linear, self.head, self.attention = linear, head, attention
         self._layer_ticks = layers * float(TICKS_PER_S)
         self._rows: dict[int, DecodeRow] = {}
+        self.skewed = attention.skewed
+        """Whether the longest context of a batch matters beside the sum."""
         self.labelled = attention.measured
         """False when every second is estimated: then no ledger is kept."""
         self.total = 0.0
@@ -67,8 +72,10 @@ class StepTimer:
             row = self._rows[n] = self._build_row(n)
         return row
 
-    def step(self, tokens: int, pieces: list[tuple[int, int]], n: int, context: int) -> int:
+    def step(self, tokens: int, pieces: list[tuple[int, int]], n: int, context: int, longest: int) -> int:
         """Ticks of one step with prefill `pieces` of (chunk, cached) and `n` decodes over `context` tokens in all.
+
+        `longest` is the longest context among the decodes (read only when `skewed`).
 
         `tokens` is what the linear ops run over: new tokens, and padding where the batching pads.
         """
@@ -81,8 +88,13 @@ class StepTimer:
         if pieces:
             chunk, cached = pieces[0] if len(pieces) == 1 else equivalent_prefill(pieces)
             seconds, inside = self.attention.mixed(chunk, cached, n, context / n if n else 0.0)
+            if self.skewed and n > 1:
+                alpha = self.attention.alpha(chunk, n)
+                seconds += alpha * (self.attention.mixed(chunk, cached, n, longest)[0] - seconds)
         else:
             seconds, inside = self.attention.decode(n, context / n)
+            if self.skewed and n > 1:
+                seconds += self.attention.alpha(0, n) * (self.attention.decode(n, longest)[0] - seconds)
         attention = seconds * self._layer_ticks
         ticks = linear.ticks[tokens] + head.ticks[sequences] + int(attention)
         if self.labelled:
@@ -113,6 +125,12 @@ class StepTimer:
         slope = [(base[i + 1] - base[i]) // (knots[i + 1] - knots[i]) for i in range(len(knots) - 1)]
         slope[-1] = max(0, slope[-1])
         row = DecodeRow([*knots[:-1], FOREVER], base[:-1], slope)
+        alpha = self.attention.alpha(0, n) if self.skewed else 0.0
+        if alpha:
+            row.uneven_base = [round(alpha * (ticks - fixed)) for ticks in row.base]
+            row.uneven_slope = [round(alpha * ticks) for ticks in slope]
+            row.base = [ticks - uneven for ticks, uneven in zip(row.base, row.uneven_base, strict=True)]
+            row.slope = [ticks - uneven for ticks, uneven in zip(slope, row.uneven_slope, strict=True)]
         if self.labelled:
             for index in range(len(slope)):
                 # A segment counts as outside when either of its ends is (the first starts below the table).

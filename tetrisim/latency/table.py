@@ -9,6 +9,7 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import yaml
@@ -22,8 +23,19 @@ KEYS = {
     "attention.csv": ("prefill_tokens", "prefill_context", "decode_sequences", "decode_context"),
     "collective.csv": ("op", "bytes", "gpus"),
     "host.csv": ("sequences",),
-}
-"""File -> its key columns; each also has `time_us`, and may have `spread_us` and `samples`."""
+    "skew.csv": (
+        "prefill_tokens", "prefill_context", "decode_sequences", "long_sequences", "short_context", "long_context",
+    ),
+}  # fmt: skip
+"""File -> its key columns; each also has `time_us`, and may have `spread_us` and `samples`.
+
+`skew.csv` times an attention call over `decode_sequences` decodes of which `long_sequences` have `long_context` cached
+tokens and the others `short_context`, beside the same batch all at the mean (`mean_us`) and all at `long_context`
+(`long_us`).
+"""
+
+SKEW_GAP = 1.1
+"""Skew rows count when the long batch takes this much longer than the mean one; below, alpha is noise over noise."""
 
 Row = tuple[Any, ...]
 
@@ -43,6 +55,8 @@ class Profile:
     linear: dict[str, Curve]
     head: dict[str, Curve]
     attention: dict[Point, float]
+    skew: dict[tuple[int, int], float]
+    """(prefill_tokens, decode_sequences) -> alpha: a ragged batch takes mean + alpha * (longest - mean)."""
     all_reduce: Curve | None
     host: Curve | None
 
@@ -64,7 +78,7 @@ def find_profile(root: Path, gpu: str, model: str, dtype: str, tensor_parallel: 
 def read_profile(folder: Path) -> Profile:
     """The profile in a folder; anything malformed raises ProfileError with file and row."""
     meta = _read_meta(folder / "profile.yaml")
-    rows = {name: _read_rows(folder / name, keys) for name, keys in KEYS.items()}
+    rows = {name: _read_rows(folder / name, keys) for name, keys in KEYS.items() if name != "skew.csv"}
     for name in ("linear.csv", "attention.csv"):
         if not rows[name]:
             raise ProfileError(str(folder / name), "is missing or empty", "measured rows")
@@ -83,6 +97,7 @@ def read_profile(folder: Path) -> Profile:
         linear=_by_op(rows["linear.csv"]),
         head=_by_op(rows["head.csv"]),
         attention=cast("dict[Point, float]", rows["attention.csv"]),
+        skew=_read_skew(folder / "skew.csv"),
         all_reduce=Curve(reduce) if reduce else None,
         host=Curve(host) if host else None,
     )
@@ -103,24 +118,35 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", meta)
 
 
-def _read_rows(path: Path, keys: tuple[str, ...]) -> dict[Row, float]:
-    """Key columns -> seconds; an absent file is an empty table."""
+def _read_skew(path: Path) -> dict[tuple[int, int], float]:
+    """The median alpha of each (prefill tokens, sequences): single rows are noisy where the gap is small."""
+    columns = [_read_rows(path, KEYS["skew.csv"], column) for column in ("time_us", "mean_us", "long_us")]
+    alphas: dict[tuple[int, int], list[float]] = {}
+    for key, ragged in columns[0].items():
+        mean, longest = columns[1][key], columns[2][key]
+        if longest >= SKEW_GAP * mean:
+            alphas.setdefault((key[0], key[2]), []).append((ragged - mean) / (longest - mean))
+    return {key: min(1.0, max(0.0, median(values))) for key, values in alphas.items()}
+
+
+def _read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict[Row, float]:
+    """Key columns -> seconds in the column `timed`; an absent file is an empty table."""
     if not path.is_file():
         return {}
     table: dict[Row, float] = {}
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        for column in (*keys, "time_us"):
+        for column in (*keys, timed):
             if column not in columns:
-                raise ProfileError(str(path), f"column '{column}' is missing", f"columns {', '.join(keys)}, time_us",
+                raise ProfileError(str(path), f"column '{column}' is missing", f"columns {', '.join(keys)}, {timed}",
                                    nearest_name(column, columns))  # fmt: skip
         for number, row in enumerate(reader, start=2):
             where = f"{path}:{number}"
             key = tuple(row[column] if column == "op" else _number(row[column], where, column) for column in keys)
             if key in table:
                 raise ProfileError(where, f"the point {key} is there twice", "one row a point")
-            table[key] = _time(row["time_us"], where)
+            table[key] = _time(row[timed], where, timed)
     return table
 
 
@@ -130,13 +156,13 @@ def _number(text: str | None, where: str, column: str) -> int:
     return int(text)
 
 
-def _time(text: str | None, where: str) -> float:
+def _time(text: str | None, where: str, column: str) -> float:
     try:
         time_us = float(text or "")
     except ValueError:
         time_us = math.nan
     if not (math.isfinite(time_us) and time_us > 0):
-        raise ProfileError(where, f"time_us is '{text}'", "microseconds above 0")
+        raise ProfileError(where, f"{column} is '{text}'", "microseconds above 0")
     return time_us * 1e-6
 
 

@@ -7,12 +7,12 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,7 @@ READERS: dict[str, Callable[[str], Trace]] = {
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[TextIO]:
+def _opened(path: str) -> Generator[TextIO, None, None]:
     """The file as text, unzipped if it is gzipped; what goes wrong while it is open becomes a TraceError."""
     try:
         with open(path, "rb") as raw:
@@ -172,7 +172,7 @@ def _format_of(path: str, line: str) -> str:
 
 
 def _header(line: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line]), [])]
+    return [name.strip() for row in csv.reader([line]) for name in row]
 
 
 def _csv_chunks(file: _File) -> Iterator[tuple[int, list[Sequence[str]]]]:
@@ -234,8 +234,13 @@ def _record(file: _File, row: int, line: str) -> dict[str, Any]:
     for name in file.columns:
         if name not in record:
             known = "keys " + ", ".join(file.columns)
-            raise file.error(row, f"missing key '{name}'", known, nearest_name(name, record))
-    return record
+            raise file.error(
+                row,
+                f"missing key '{name}'",
+                known,
+                nearest_name(name, map(str, cast(dict[str, Any], record))),
+            )
+    return cast(dict[str, Any], record)
 
 
 def _numeric_csv(file: _File) -> tuple[Floats, Floats, Floats]:
@@ -328,8 +333,8 @@ def _hash_ids(file: _File, ids: list[Any]) -> tuple[tuple[int, ...], ...]:
     for row, blocks in enumerate(ids):
         if blocks is None:
             raise file.error(row, "missing key 'hash_ids'", "hash_ids in every line or in none")
-        if not isinstance(blocks, list) or not {int}.issuperset(map(type, blocks)):
-            raise file.error(row, f"hash_ids is {str(blocks)[:60]}", "a list of whole numbers")
+        if not isinstance(blocks, list) or not {int}.issuperset(map(type, cast(list[Any], blocks))):
+            raise file.error(row, f"hash_ids is {str(cast(object, blocks))[:60]}", "a list of whole numbers")
     return tuple(map(tuple, ids))
 
 

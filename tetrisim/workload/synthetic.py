@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
 from statistics import NormalDist
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +73,13 @@ def _class_lengths(prompts: Range, outputs: Range, draws: Floats) -> Lengths:
     output_cdf = _log_normal_cdf(OUTPUT_MEDIAN, OUTPUT_SIGMA)
     lengths = np.arange(prompts[0] + 1, prompts[1] + 1)
     room = output_cdf[np.minimum(outputs[1], MAX_CONTEXT - lengths)] - output_cdf[outputs[0]]
-    weights = np.cumsum(np.diff(prompt_cdf[prompts[0] : prompts[1] + 1]) * np.maximum(room, 0.0))
-    prompt = lengths[np.searchsorted(weights, draws[:, 0] * weights[-1], side="right")]
+    weights: Floats = np.cumsum(np.diff(prompt_cdf[prompts[0] : prompts[1] + 1]) * np.maximum(room, 0.0))
+    prompt = lengths[weights.searchsorted(draws[:, 0] * weights[-1], side="right")]
     longest = np.minimum(outputs[1], MAX_CONTEXT - prompt)
     low = output_cdf[outputs[0]]
     # 1 - u is in (0, 1], so the level is above `low` and the answer longer than the range's lower end.
     level = low + (1.0 - draws[:, 1]) * (output_cdf[longest] - low)
-    output = np.searchsorted(output_cdf, level, side="left")
+    output = cast(Ints, output_cdf.searchsorted(level, side="left"))
     return prompt.astype(np.int64), np.clip(output, outputs[0] + 1, longest).astype(np.int64)
 
 
@@ -101,9 +102,9 @@ def mixed_lengths(n: int, rng: np.random.Generator) -> Lengths:
 def fitted_lengths(fit: TraceFit, n: int, rng: np.random.Generator) -> Lengths:
     """`n` lengths in tokens with the fit's marginal quantiles and its joint distribution of ranks."""
     draws = rng.random((n, 3))
-    weights = np.cumsum(np.asarray(fit.joint, dtype=np.float64))
+    weights: Floats = np.cumsum(np.asarray(fit.joint, dtype=np.float64))
     bins = len(fit.joint)
-    cell = np.searchsorted(weights, draws[:, 0] * weights[-1], side="right")
+    cell = cast(Ints, weights.searchsorted(draws[:, 0] * weights[-1], side="right"))
     prompt_rank = (cell // bins + draws[:, 1]) / bins
     output_rank = (cell % bins + draws[:, 2]) / bins
     prompt = np.rint(np.interp(prompt_rank, LENGTH_LEVELS, fit.prompt_tokens))
@@ -114,10 +115,11 @@ def fitted_lengths(fit: TraceFit, n: int, rng: np.random.Generator) -> Lengths:
 def fitted_gaps(fit: TraceFit, n: int, rng: np.random.Generator) -> Floats:
     """`n` gaps in seconds: the fit's quantiles, driven by white noise plus slow Gaussian noise per memory."""
     draws = rng.standard_normal((n, 1 + len(fit.memory)))
-    score = draws[:, 0] * np.sqrt(1.0 - sum(share for share, _ in fit.memory))
+    score = draws[:, 0] * (1.0 - sum(share for share, _ in fit.memory)) ** 0.5
     for column, (share, scale_gaps) in enumerate(fit.memory, start=1):
-        score += np.sqrt(share) * _slow_noise(draws[:, column], scale_gaps)
-    return np.exp(np.interp(score, normal_scores(), np.log(fit.gap_s)))
+        score += share**0.5 * _slow_noise(draws[:, column], scale_gaps)
+    log_gap = np.log(np.array(fit.gap_s, dtype=np.float64))
+    return np.exp(cast(Floats, np.interp(score, normal_scores(), log_gap)))
 
 
 def fitted_arrivals(fit: TraceFit, n: int, rng: np.random.Generator) -> Floats:

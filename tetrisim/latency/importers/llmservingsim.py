@@ -1,8 +1,7 @@
-"""LLMServingSim 2's per-op CSV tables (`dense`, `per_sequence`, `attention`), as profiles.
+"""LLMServingSim 2's per-op CSV tables (`dense`, `per_sequence`, `attention`, `skew`), as profiles.
 
 What they cannot give, and what fills the gap: host overhead between steps (stated constant), the all-reduce of a
-tensor-parallel shard (link model); both are labelled estimated. The skew tables are not read yet: a ragged decode batch
-is taken at its mean context.
+tensor-parallel shard (link model); both are labelled estimated.
 """
 
 import csv
@@ -24,8 +23,8 @@ CALLS_PER_LAYER = {
 }  # fmt: skip
 CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
 COLUMNS = {
-    "linear.csv": ("dense.csv", {"layer": "op", "tokens": "tokens"}),
-    "head.csv": ("per_sequence.csv", {"layer": "op", "sequences": "sequences"}),
+    "linear.csv": ("dense.csv", {"layer": "op", "tokens": "tokens", "time_us": "time_us"}),
+    "head.csv": ("per_sequence.csv", {"layer": "op", "sequences": "sequences", "time_us": "time_us"}),
     "attention.csv": (
         "attention.csv",
         {
@@ -33,6 +32,21 @@ COLUMNS = {
             "kv_prefill": "prefill_context",
             "n_decode": "decode_sequences",
             "kv_decode": "decode_context",
+            "time_us": "time_us",
+        },
+    ),
+    "skew.csv": (
+        "skew.csv",
+        {
+            "pc": "prefill_tokens",
+            "kp": "prefill_context",
+            "n": "decode_sequences",
+            "nb": "long_sequences",
+            "kvs": "short_context",
+            "kv_big": "long_context",
+            "t_mean_us": "mean_us",
+            "t_max_us": "long_us",
+            "t_skew_us": "time_us",
         },
     ),
 }
@@ -115,10 +129,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def _convert_file(source: Path, target: Path, columns: dict[str, str]) -> None:
     with target.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns.values(), "time_us"])
+        writer.writerow(columns.values())
         for number, row in _rows(source):
-            for column in (*columns, "time_us"):
+            for column in columns:
                 if row.get(column) in (None, ""):
-                    raise ProfileError(f"{source}:{number}", f"no value for '{column}'", f"columns {', '.join(columns)}, time_us",
+                    raise ProfileError(f"{source}:{number}", f"no value for '{column}'", f"columns {', '.join(columns)}",
                                        nearest_name(column, row))  # fmt: skip
-            writer.writerow([row[column] for column in columns] + [row["time_us"]])
+            writer.writerow([row[column] for column in columns])
