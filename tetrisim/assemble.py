@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import simpy
 
 from tetrisim import streams
-from tetrisim.cluster.clock import seconds, ticks
+from tetrisim.cluster.clock import Clock, seconds, ticks
 from tetrisim.cluster.dispatcher import Dispatcher
 from tetrisim.cluster.engine import Engine
 from tetrisim.cluster.instance import Instance
@@ -22,7 +21,7 @@ from tetrisim.cluster.transfer import Links
 from tetrisim.errors import ScenarioError
 from tetrisim.latency.build import build_timer
 from tetrisim.latency.roofline import Shard
-from tetrisim.latency.step import StepTimer
+from tetrisim.latency.step import FOREVER, StepTimer
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.cluster import PoolSpec
 from tetrisim.scenario.gpu import load_gpu
@@ -36,7 +35,7 @@ class Cluster:
 
     def __init__(self, scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None) -> None:
         self.scenario = scenario
-        self.env = simpy.Environment(initial_time=0)
+        self.env = Clock(initial_time=0)
         self.recorder = Recorder()
         self.model = load_model(scenario.model)
         self.instances: list[Instance] = []
@@ -86,6 +85,7 @@ class Cluster:
         )
         engine.limit_swap(int(pool.swap_space_bytes * pool.tensor_parallel / block_bytes))
         instance.engine = engine
+        instance.on_broadcast, instance.snapshot_until = None, FOREVER
         instance.role, instance.gpu, instance.gpus = pool.role, gpu.name, pool.tensor_parallel
         instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
         key = (gpu.name, pool.tensor_parallel)
@@ -139,11 +139,8 @@ class Cluster:
         self.scheduler.index.change([i for i in self.instances if i.role in ("prefill", "hybrid")])
         if self.links is not None:
             self.dispatcher.members = [i for i in self.instances if i.role == "decode"]
-            for instance in self.instances:
-                decode = instance.role == "decode"
-                instance.before_change = self.broadcast.before_change if decode else None
-                if not decode:
-                    self.broadcast.forget(instance)
+            for instance in self.dispatcher.members:
+                self.broadcast.watch(instance)
 
     def wire(self) -> None:
         """Connect the stations."""

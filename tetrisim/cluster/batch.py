@@ -12,7 +12,7 @@ class DecodeBatch:
     multiple of the block size; members are counted by `base` modulo the block size, which never changes.
     """
 
-    __slots__ = ("_due", "_expected", "_longest", "_phases", "_sequence", "block_tokens", "context", "n", "step_no")
+    __slots__ = ("_expected", "_longest", "_phases", "_sequence", "block_tokens", "context", "due", "n", "step_no")
 
     def __init__(self, block_tokens: int) -> None:
         self.block_tokens = block_tokens
@@ -22,7 +22,8 @@ class DecodeBatch:
         self.context = 0
         """Tokens with KV over all members."""
         self._phases = [0] * block_tokens
-        self._due: list[tuple[int, int, Request]] = []
+        self.due: list[tuple[int, int, Request]] = []
+        """A heap of (finishing step, order of joining, member), with entries of members that left earlier."""
         self._expected: list[tuple[int, int, Request]] = []
         self._longest: list[tuple[int, int, Request]] | None = None
         self._sequence = 0
@@ -42,7 +43,7 @@ class DecodeBatch:
         self.n += 1
         self.context += context
         self._phases[base % self.block_tokens] += 1
-        heappush(self._due, (request.finish_step, self._sequence, request))
+        heappush(self.due, (request.finish_step, self._sequence, request))
         if self._longest is not None:
             heappush(self._longest, (-base, self._sequence, request))
 
@@ -63,14 +64,14 @@ class DecodeBatch:
 
     def steps_to_finish(self) -> int:
         """Steps until the next member finishes; the batch must not be empty."""
-        due = self._due
+        due = self.due
         while due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]:
             heappop(due)
         return due[0][0] - self.step_no
 
     def finished(self) -> list[Request]:
         """Members whose last token came with the last step, in order of joining; they are still in the batch."""
-        due, now = self._due, self.step_no
+        due, now = self.due, self.step_no
         done: list[Request] = []
         while due and due[0][0] <= now:
             step, sequence, request = heappop(due)
@@ -94,9 +95,15 @@ class DecodeBatch:
             heappop(heap)
         return self.step_no - heap[0][0] if heap else 0
 
+    def next_blocks(self) -> int:
+        """Blocks that the next step takes."""
+        return self._phases[-self.step_no % self.block_tokens]
+
     def growth(self, steps: int) -> int:
         """Blocks that the next `steps` steps take in all."""
         size, phases = self.block_tokens, self._phases
+        if steps == 1:
+            return phases[-self.step_no % size]
         cycles, rest = divmod(steps, size)
         blocks = cycles * self.n
         if rest:

@@ -6,10 +6,11 @@ instance, and last the instances that wake from rest.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from heapq import heappush
+from typing import Any
 
 import simpy
-from simpy.events import Event, EventPriority
+from simpy.events import Event
 
 from tetrisim.units import TICKS_PER_S
 
@@ -29,12 +30,27 @@ def seconds(tick_count: float) -> float:
 
 
 class Alarm(Event):
-    """A plain callback at a moment: cheaper than a process, and ordered by its own priority."""
+    """An event that calls one function; nothing waits for it, so it is cheaper than a timeout of a process."""
 
-    def __init__(self, env: simpy.Environment, delay: int, priority: int, callback: Callable[[Any], None]) -> None:
-        # Event.__init__ is not called: it would only set the same fields again, a million times a run.
-        self.env = env
-        self.callbacks = [callback]
-        self._ok = True
-        self._value = None
-        env.schedule(self, cast(EventPriority, priority), delay)
+    _ok = True
+    _value = None
+
+    def __init__(self, callback: Callable[[Any], None]) -> None:
+        # Event.__init__ is not called: it sets fields that are the same for every alarm, a million times a run.
+        self.calls: list[Callable[[Any], None]] = [callback]
+
+
+class Clock(simpy.Environment):
+    """A SimPy environment in whole ticks."""
+
+    def alarm(self, delay: int, priority: int, callback: Callable[[Any], None]) -> Alarm:
+        """Call `callback(alarm)` after `delay` ticks; among simultaneous events the lowest `priority` comes first."""
+        alarm = Alarm(callback)
+        self.arm(alarm, delay, priority)
+        return alarm
+
+    def arm(self, alarm: Alarm, delay: int, priority: int) -> None:
+        """Set an alarm that is new or has rung (SimPy takes an event's callbacks away when it processes it)."""
+        alarm.callbacks = alarm.calls
+        # What Environment.schedule does, with priorities beyond SimPy's two.
+        heappush(self._queue, (self._now + delay, priority, next(self._eid), alarm))  # pyright: ignore[reportArgumentType]

@@ -3,11 +3,9 @@
 from collections import deque
 from collections.abc import Callable
 
-import simpy
-
-from tetrisim.cluster.clock import MONITOR, Alarm
-from tetrisim.cluster.instance import Instance
-from tetrisim.cluster.monitor import Broadcast, LoadSnapshot
+from tetrisim.cluster.clock import Alarm, Clock, MONITOR
+from tetrisim.cluster.instance import Instance, LoadSnapshot
+from tetrisim.cluster.monitor import Broadcast
 from tetrisim.cluster.request import Request
 from tetrisim.cluster.transfer import Links
 from tetrisim.policies.views import PlacementView, RequestView, Rng
@@ -21,7 +19,7 @@ class Dispatcher:
     A request that no instance has room for keeps its KV at the prefill instance and is tried again with each broadcast.
     """
 
-    def __init__(self, env: simpy.Environment, broadcast: Broadcast, place: Place, rng: Rng) -> None:
+    def __init__(self, env: Clock, broadcast: Broadcast, place: Place, rng: Rng) -> None:
         self.env = env
         self.members: list[Instance] = []
         self.links: Links
@@ -37,7 +35,10 @@ class Dispatcher:
 
     def snapshot(self, member: int) -> LoadSnapshot:
         """The load of one as of the last broadcast."""
-        return self._broadcast.refresh(self.members[member])
+        instance = self.members[member]
+        if self.env.now >= instance.snapshot_until:
+            self._broadcast.refresh(instance)
+        return instance.snapshot
 
     def dispatch(self, source: Instance, request: Request) -> None:
         """Place a request whose prefill has just finished."""
@@ -57,7 +58,7 @@ class Dispatcher:
 
     def _retry_later(self) -> None:
         period = self._broadcast.period
-        Alarm(self.env, period - self.env.now % period, MONITOR, self._on_broadcast)
+        self.env.alarm(period - self.env.now % period, MONITOR, self._on_broadcast)
 
     def _on_broadcast(self, event: Alarm) -> None:
         held = self._held

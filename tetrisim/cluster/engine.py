@@ -84,45 +84,55 @@ class Engine:
         """
         self.grown = False
         self.moved_blocks = 0
-        self.joined = []
-        self.preempted = []
-        if self.batching.mixes:
-            return self._plan_mixed()
+        if self.joined or self.preempted:
+            self.joined = []
+            self.preempted = []
         pieces: list[Piece] = []
-        if not self.swapped and (self.partials or self.waiting):
-            self._extend_partials(pieces, 0)
-            self._admit_waiting(pieces, sum(take for _, take in pieces))
-        if not pieces:
-            self._make_room()
-            if not self.preempted:
-                self._resume()
+        if self.batching.mixes:
+            self._plan_mixed(pieces)
+        else:
+            if not self.swapped and (self.partials or self.waiting.ordered or self.waiting.raw):
+                self._admit_waiting(pieces, self._extend_partials(pieces, 0))
+            if not pieces:
+                if self.batch.n:
+                    self._make_room()
+                if not self.preempted and (self.swapped or self._changed):
+                    self._resume()
         return pieces
 
-    def _plan_mixed(self) -> list[Piece]:
+    def _plan_mixed(self, pieces: list[Piece]) -> None:
         """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
         kv, batch = self.kv, self.batch
-        pieces: list[Piece] = []
-        self._make_room()
-        head = None
-        if not self.preempted and len(self.waiting) and len(self.running) < self.max_seqs:
-            head = self.waiting.head()
-        spare = batch.growth(1) if batch.n else 0
-        if head is not None and not kv.fits(head, kv.cached(head), 0, spare):
-            head = None
-        if not self.partials and head is None:
-            if not self.preempted and self.swapped:
-                self._resume()
-            return pieces
         if batch.n:
+            self._make_room()
+        open_seat = not self.preempted and len(self.running) < self.max_seqs and self.waiting.form()
+        if kv.ordered and batch.n and (self.partials or (open_seat and self._head_fits())):
+            kv.grow(batch, self.running, 1)  # before others take blocks: it decides which cached blocks go
+            self.grown = True
+        scheduled = batch.n
+        if self.partials:
+            scheduled = self._extend_partials(pieces, scheduled)
+        if open_seat and not self.preempted:
+            self._admit_waiting(pieces, scheduled)
+        if pieces and batch.n and not self.grown:
             kv.grow(batch, self.running, 1)
             self.grown = True
-        self._extend_partials(pieces, batch.n)
-        if head is not None and not self.preempted:
-            self._admit_waiting(pieces, batch.n + sum(take for _, take in pieces))
-        return pieces
+        elif not pieces and self.swapped and not self.preempted:
+            self._resume()
 
-    def _extend_partials(self, pieces: list[Piece], scheduled: int) -> None:
-        """Continue unfinished prefills; one that finds no memory preempts from the tail, in the end itself."""
+    def _head_fits(self) -> bool:
+        head = self.waiting.ordered[0]
+        return self.kv.fits(head, self.kv.cached(head), self._promised())
+
+    def _promised(self) -> int:
+        """Blocks that the decodes of this step have yet to take."""
+        return 0 if self.grown or not self.batching.mixes else self.batch.next_blocks()
+
+    def _extend_partials(self, pieces: list[Piece], scheduled: int) -> int:
+        """Continue unfinished prefills; one that finds no memory preempts from the tail, in the end itself.
+
+        Returns the tokens of the step so far.
+        """
         kv = self.kv
         for request in tuple(self.partials):
             take = self.batching.prefill_tokens(request.target - request.computed, scheduled)
@@ -132,28 +142,31 @@ class Engine:
                 continue  # preempted by the one before
             if not self._whole_prompts:
                 need = kv.blocks(request.computed + take) - kv.blocks(request.computed)
-                while need > kv.free and request in self.running:
+                while need + self._promised() > kv.free and request in self.running:
                     self._preempt(next(reversed(self.running)))
                 if request not in self.running:
                     break
                 kv.extend(request, take)
             pieces.append((request, take))
             scheduled += take
+        return scheduled
 
     def _admit_waiting(self, pieces: list[Piece], scheduled: int) -> None:
         """Start waiting requests in order, until tokens, seats or memory run out."""
-        kv, waiting, running = self.kv, self.waiting, self.running
-        # The head is looked at only when there is room: looking forms a sorted group.
-        while len(running) < self.max_seqs and self.batching.prefill_tokens(1, scheduled) > 0:
-            request = waiting.head()
-            if request is None:
+        kv, waiting, running, prefill_tokens = self.kv, self.waiting, self.running, self.batching.prefill_tokens
+        ordered = waiting.ordered
+        promised = self._promised()
+        while len(running) < self.max_seqs:
+            # A sorted group is formed only when there is room for its first.
+            if not ordered and not (waiting.raw and prefill_tokens(1, scheduled) > 0 and waiting.form()):
                 break
-            cached = kv.cached(request)
+            request = ordered[0]
+            cached = kv.cached(request) if kv.ordered else 0
             remaining = request.target - cached
-            take = self.batching.prefill_tokens(remaining, scheduled)
-            if take <= 0 or not kv.fits(request, cached, take, 0):
+            take = prefill_tokens(remaining, scheduled)
+            if take <= 0 or not kv.fits(request, cached, promised):
                 break
-            waiting.pop()
+            ordered.popleft()
             kv.admit(request, cached, remaining if self._whole_prompts else take)
             request.computed = cached
             running[request] = None
@@ -165,7 +178,7 @@ class Engine:
     def _make_room(self) -> None:
         """Preempt from the tail until each decode, in running order, has the block of its next token."""
         batch, kv = self.batch, self.kv
-        if not batch.n or batch.growth(1) <= kv.free:
+        if batch.next_blocks() <= kv.free:
             return
         free, size, step = kv.free, batch.block_tokens, batch.step_no
         for request in tuple(self.running):
@@ -231,7 +244,7 @@ class Engine:
     def _has_room(self, context: int) -> bool:
         """Whether a sequence fits with the block of its next token, beside the next blocks of the batch."""
         kv = self.kv
-        return kv.blocks(context + 1) + self.batch.growth(1) + kv.reserve <= kv.free
+        return kv.blocks(context + 1) + self.batch.next_blocks() + kv.reserve <= kv.free
 
     def _join(self, request: Request, context: int) -> None:
         self.kv.admit(request, 0, context)

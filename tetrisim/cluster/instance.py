@@ -9,13 +9,11 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
-import simpy
-
-from tetrisim.cluster.clock import STEP, WAKE, Alarm
+from tetrisim.cluster.clock import Alarm, Clock, STEP, WAKE
 from tetrisim.cluster.engine import Engine, Piece
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
-from tetrisim.latency.step import DecodeRow, StepTimer
+from tetrisim.latency.step import FOREVER, DecodeRow, StepTimer
 
 
 class DecodeLoad:
@@ -49,10 +47,19 @@ class DecodeLoad:
             self.light += change
 
 
+class LoadSnapshot:
+    """A decode instance as of a tick of the broadcast."""
+
+    __slots__ = ("capacity_tokens", "free_tokens", "heavy", "light")
+
+    def __init__(self) -> None:
+        self.free_tokens = self.capacity_tokens = self.heavy = self.light = 0
+
+
 class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
-    def __init__(self, env: simpy.Environment, number: int, name: str, recorder: Recorder, exact_steps: bool) -> None:
+    def __init__(self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool) -> None:
         self.env = env
         self.number = number
         self.name = name
@@ -64,11 +71,16 @@ class Instance:
         self.swap_ticks_per_block = 0
         self.on_prefilled: Callable[[Instance, Request], None]
         self.on_finished: Callable[[Instance, Request], None]
-        self.before_change: Callable[[Instance], None] | None = None
-        """Called before anything changes here (the monitor keeps the broadcast snapshot with it)."""
-        self._recorder = recorder
+        self.on_broadcast: Callable[[Instance], object] | None = None
+        self.snapshot_until = FOREVER
+        """From this moment on, `on_broadcast` is called before anything changes here (see monitor.py)."""
+        self.snapshot = LoadSnapshot()
+        self._gaps = recorder.gaps
         self._exact = exact_steps
         self._pending: Alarm | None = None
+        self._priority = STEP + number
+        self._step_alarm = Alarm(self._on_step)
+        self._window_alarm = Alarm(self._on_window)
         self._pieces: list[Piece] = []
         # the window in progress
         self._row: DecodeRow
@@ -101,8 +113,8 @@ class Instance:
 
     def expect(self, request: Request) -> None:
         """A request that was placed here: its KV is on its way."""
-        if self.before_change:
-            self.before_change(self)
+        if self.env.now >= self.snapshot_until:
+            self._broadcast()
         self.assigned += 1
         self.load.add(request)
 
@@ -132,52 +144,48 @@ class Instance:
 
     def _wake(self) -> None:
         delay = max(0, self.available_from - self.env.now)
-        self._pending = Alarm(self.env, delay, WAKE + STEP + self.number, self._on_wake)
+        self._pending = self.env.alarm(delay, WAKE + self._priority, self._on_wake)
 
-    def _on_wake(self, event: Alarm) -> None:
-        if self.before_change:
-            self.before_change(self)
+    def _on_wake(self, alarm: Alarm) -> None:
+        now = self.env.now
+        if now >= self.snapshot_until:
+            self._broadcast()
         if self.first_work == NEVER:
-            self.first_work = self.env.now
-        self._next()
+            self.first_work = now
+        self._next(now)
 
-    def _next(self) -> None:
+    def _broadcast(self) -> None:
+        if self.on_broadcast is not None:
+            self.on_broadcast(self)
+
+    def _next(self, now: int) -> None:
         """Form the next step and start it, or rest."""
         engine = self.engine
         pieces = engine.plan()
         if engine.preempted or engine.joined:
-            self._note_moves()
+            self._note_moves(now)
         if pieces or engine.grown:
-            self._start_step(pieces)
+            self._start_step(pieces, now)
         elif engine.batch.n:
-            self._start_window()
+            self._start_window(now)
         else:
             self._pending = None
 
-    def _leave(self) -> None:
-        self.assigned -= 1
-        if not self.assigned:
-            self.idle_since = self.env.now
-
-    def _note_moves(self) -> None:
-        now = self.env.now
+    def _note_moves(self, now: int) -> None:
         for request in self.engine.preempted:
             request.last_token = max(request.last_token, self._last_emit)
             self._fresh.pop(request, None)
         for request in self.engine.joined:
             self._fresh[request] = None
             if request.decode_start == NEVER:
-                self._start_decode(request, now)
+                request.decode_start = now
+                request.decode_instance = self.number
                 self.load.join(request)
 
-    def _start_decode(self, request: Request, now: int) -> None:
-        request.decode_start = now
-        request.decode_instance = self.number
-
-    def _start_step(self, pieces: list[Piece]) -> None:
+    def _start_step(self, pieces: list[Piece], now: int) -> None:
         """One step with prefill in it."""
-        engine, now = self.engine, self.env.now
-        n = engine.batch.n if engine.grown else 0
+        engine, batch = self.engine, self.engine.batch
+        n = batch.n if engine.grown else 0
         tokens = n
         shapes: list[tuple[int, int]] = []
         for request, take in pieces:
@@ -187,16 +195,16 @@ class Instance:
                 request.prefill_start = now
                 request.prefill_instance = self.number
         padded = engine.batching.padded
-        width = max(tokens, padded)
-        batch = engine.batch
-        ticks = self.timer.step(width, shapes, n, batch.context if n else 0, batch.longest())
+        width = tokens if tokens > padded else padded
+        ticks = self.timer.step(width, shapes, n, batch.context if n else 0, batch.longest() if n else 0)
         if padded and len(pieces) == 1 and not self._exact:
             ticks += self._whole_chunks(pieces, width)
         if engine.moved_blocks:
             ticks += self._swap()
         self._pieces = pieces
         self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
-        self._pending = Alarm(self.env, ticks, STEP + self.number, self._on_step)
+        self._pending = alarm = self._step_alarm
+        self.env.arm(alarm, ticks, self._priority)
 
     def _whole_chunks(self, pieces: list[Piece], width: int) -> int:
         """Chunks that one long prompt fills alone, run on as one event: nobody can join before the last of them."""
@@ -210,79 +218,46 @@ class Instance:
         self.steps += more
         return sum(step(width, [(take, done + index * take)], 0, 0, 0) for index in range(more))
 
-    def _on_step(self, event: Alarm) -> None:
-        if self.before_change:
-            self.before_change(self)
+    def _on_step(self, alarm: Alarm) -> None:
+        now = self.env.now
+        if now >= self.snapshot_until:
+            self._broadcast()
         engine = self.engine
         if engine.grown:
-            self._emit()
+            self._emit(now)
         prefilled = engine.complete(self._pieces)
-        self._end(1)
+        self._end(now, 1)
         for request in prefilled:
-            self._show_token(request, self.env.now)
-        self._next()
-
-    def _emit(self) -> None:
-        """Every member of the batch shows its tokens of the steps just ended."""
-        first, slope, steps, gaps = self._first, self._slope, self._steps, self._recorder.gaps
-        n = self.engine.batch.n
-        if not self._fresh and self._last_emit == self._start:
-            gaps(first, slope, steps, n)
-        else:
-            shown = self._start + first
-            if n > len(self._fresh):
-                gaps(shown - self._last_emit, 0, 1, n - len(self._fresh))
-            for request in self._fresh:
-                gaps(shown - request.last_token, 0, 1, 1)
-            if steps > 1:
-                gaps(first + slope, slope, steps - 1, n)
-            self._fresh.clear()
-        self._last_emit = self.env.now
-
-    def _end(self, steps: int) -> None:
-        """Count the steps just ended, and let the requests go that they finished."""
-        now = self.env.now
-        self.steps += steps
-        self.busy_ticks += now - self._start
-        self.last_work = now
-        self._steps, self._cut = 0, True
-        for request in self.engine.batch.finished():
-            self.engine.finish(request)
-            self._depart(request, now)
-
-    def _depart(self, request: Request, now: int) -> None:
-        request.finish = now
-        if self.role == "decode":
-            self.load.remove(request)
-        self._leave()
-        self.on_finished(self, request)
+            self._show_token(request, now)
+        self._next(now)
 
     def _show_token(self, request: Request, now: int) -> None:
         """The last chunk of a prefill also gives a token: the first, or after a recompute the next."""
+        engine = self.engine
         request.generated += 1
         if request.first_token == NEVER:
             request.first_token = now
         else:
-            self._recorder.gaps(now - request.last_token, 0, 1, 1)
+            self._gaps.append((now - request.last_token, 0, 1, 1))
         request.last_token = now
         if request.generated == request.output:
-            self.engine.retire(request)
-            self.engine.release(request)
+            engine.retire(request)
+            engine.release(request)
             self._depart(request, now)
         elif self.role == "prefill":
-            self.engine.retire(request)
+            engine.retire(request)
             self.on_prefilled(self, request)
         else:
-            engine = self.engine
             if not engine.batch.n:
                 self._last_emit = now
             elif self._last_emit != now:
                 self._fresh[request] = None
             engine.start_decode(request)
             if request.decode_start == NEVER:
-                self._start_decode(request, now)
+                request.decode_start = now
+                request.decode_instance = self.number
 
-    def _start_window(self) -> None:
+    def _start_window(self, now: int) -> None:
         """As many decode steps as pass without a change: up to a finish, a knot of the table, or the end of memory."""
         engine, batch = self.engine, self.engine.batch
         n, context = batch.n, batch.context
@@ -298,57 +273,102 @@ class Instance:
             first += row.uneven_base[at] + row.uneven_slope[at] * (longest - knots[at])
             slope += row.uneven_slope[at]
             limit = min(limit, knots[at + 1] - longest)
-        self._first = first
-        self._slope = slope = slope * n
-        self._start = self.env.now
+        slope *= n
         steps = 1
-        if not self._exact and not engine.moved_blocks:
-            steps = min(batch.steps_to_finish(), (limit + n - 1) // n)
-            steps = batch.steps_within(engine.kv.free, steps)
-        self._steps = steps
-        self._cut = steps == 1
         if engine.moved_blocks:
-            self._first = first = first + self._swap()
-        self._pending = Alarm(
-            self.env, steps * first + slope * (steps * (steps - 1) // 2), STEP + self.number, self._on_window
-        )
+            first += self._swap()
+        elif not self._exact:
+            steps = batch.steps_to_finish()
+            if steps * n > limit:
+                steps = (limit + n - 1) // n
+            if engine.kv.free < n * (steps // batch.block_tokens + 1):
+                steps = batch.steps_within(engine.kv.free, steps)
+        self._start, self._first, self._slope, self._steps = now, first, slope, steps
+        self._cut = steps == 1
+        length = steps * first + slope * (steps * (steps - 1) // 2)
+        self._pending = alarm = self._window_alarm
+        self.env.arm(alarm, length, self._priority)
 
     def _shorten(self) -> None:
         """End the window with the step in progress."""
         self._cut = True
-        steps = self._steps_before(self.env.now - self._start) + 1
+        passed = self.env.now - self._start
+        steps = self._steps_before(passed) + 1
         if steps < self._steps:
             self._steps = steps
-            end = self._start + steps * self._first + self._slope * (steps * (steps - 1) // 2)
-            self._pending = Alarm(self.env, end - self.env.now, STEP + self.number, self._on_window)
+            length = steps * self._first + self._slope * (steps * (steps - 1) // 2)
+            # The old alarm will ring unheard; the next window has to arm a new one.
+            self._pending = self._window_alarm = self.env.alarm(length - passed, self._priority, self._on_window)
 
     def _steps_before(self, elapsed: int) -> int:
         """How many steps of the window end before `elapsed` ticks of it: the quadratic, then exact whole numbers."""
         first, slope = self._first, self._slope
         if slope == 0:
             return max(0, (elapsed - 1) // first)
-        half = 0.5 * slope
-        linear = first - half
-        steps = int((sqrt(max(0.0, linear * linear + 4.0 * half * elapsed)) - linear) / slope)
-        steps = min(max(0, steps), self._steps)
+        if elapsed <= first:
+            return 0
+        linear = first - 0.5 * slope
+        steps = int((sqrt(max(0.0, linear * linear + 2.0 * slope * elapsed)) - linear) / slope)
+        if steps > self._steps:
+            steps = self._steps
         while steps and steps * first + slope * (steps * (steps - 1) // 2) >= elapsed:
             steps -= 1
         while steps < self._steps and (steps + 1) * first + slope * ((steps + 1) * steps // 2) < elapsed:
             steps += 1
         return steps
 
-    def _on_window(self, event: Alarm) -> None:
-        if event is not self._pending:
+    def _on_window(self, alarm: Alarm) -> None:
+        if alarm is not self._pending:
             return  # shortened since
-        if self.before_change:
-            self.before_change(self)
-        steps = self._steps
-        self._emit()
+        now, steps = self.env.now, self._steps
+        if now >= self.snapshot_until:
+            self._broadcast()
+        self._emit(now)
         self.engine.advance(steps)
         if self.timer.labelled:
-            self.timer.account(self._row, self._segment, self.env.now - self._start)
-        self._end(steps)
-        self._next()
+            self.timer.account(self._row, self._segment, now - self._start)
+        self._end(now, steps)
+        self._next(now)
+
+    def _emit(self, now: int) -> None:
+        """Every member of the batch shows its tokens of the steps just ended."""
+        n, first, slope, steps, gaps = self.engine.batch.n, self._first, self._slope, self._steps, self._gaps
+        if self._last_emit == self._start and not self._fresh:
+            gaps.append((first, slope, steps, n))
+        else:
+            shown = self._start + first
+            if n > len(self._fresh):
+                gaps.append((shown - self._last_emit, 0, 1, n - len(self._fresh)))
+            for request in self._fresh:
+                gaps.append((shown - request.last_token, 0, 1, 1))
+            if steps > 1:
+                gaps.append((first + slope, slope, steps - 1, n))
+            self._fresh.clear()
+        self._last_emit = now
+
+    def _end(self, now: int, steps: int) -> None:
+        """Count the steps just ended, and let the requests go that they finished."""
+        self.steps += steps
+        self.busy_ticks += now - self._start
+        self.last_work = now
+        self._steps, self._cut = 0, True
+        batch = self.engine.batch
+        if batch.n and batch.due[0][0] <= batch.step_no:
+            for request in batch.finished():
+                self.engine.finish(request)
+                self._depart(request, now)
+
+    def _depart(self, request: Request, now: int) -> None:
+        request.finish = now
+        if self.role == "decode":
+            self.load.remove(request)
+        self._leave()
+        self.on_finished(self, request)
+
+    def _leave(self) -> None:
+        self.assigned -= 1
+        if not self.assigned:
+            self.idle_since = self.env.now
 
     def _swap(self) -> int:
         """Time of the blocks that the planned step moves over the host link."""

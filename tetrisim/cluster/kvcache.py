@@ -12,6 +12,9 @@ class KVCache:
 
     __slots__ = ("block_tokens", "capacity", "free", "reserve")
 
+    ordered = False
+    """Whether the order in which requests take blocks within a step matters."""
+
     def __init__(self, capacity: int, block_tokens: int, reserve: int = 0) -> None:
         self.capacity = capacity
         self.block_tokens = block_tokens
@@ -27,16 +30,16 @@ class KVCache:
         """Tokens of a waiting request that are in the cache already."""
         return 0
 
-    def fits(self, request: Request, cached: int, tokens: int, spare: int) -> bool:
-        """Whether a waiting request's `tokens` more tokens fit beside `spare` blocks promised to the running ones.
+    def fits(self, request: Request, cached: int, spare: int) -> bool:
+        """Whether all that a waiting request is to compute fits beside `spare` blocks promised to the running ones.
 
-        The whole of its target must fit, too, so that admission never leads straight to a preemption.
+        Its first chunk alone might: but vLLM admits a prompt only when the whole of it fits.
         """
-        return self.blocks(request.target) + spare + self.reserve <= self.free
+        return -(-request.target // self.block_tokens) + spare + self.reserve <= self.free
 
     def admit(self, request: Request, cached: int, tokens: int) -> None:
         """Give blocks to a request that starts with `cached` tokens and computes `tokens` more."""
-        self.free -= self.blocks(cached + tokens)
+        self.free -= -(-(cached + tokens) // self.block_tokens)
 
     def extend(self, request: Request, tokens: int) -> None:
         """Give blocks to a request in prefill for `tokens` more tokens."""
@@ -48,7 +51,7 @@ class KVCache:
 
     def release(self, request: Request, tokens: int) -> None:
         """Take back the blocks that hold a request's `tokens` tokens."""
-        self.free += self.blocks(tokens)
+        self.free += -(-tokens // self.block_tokens)
 
     def check(self) -> None:
         """Raise AssertionError unless 0 <= free <= capacity."""
@@ -67,6 +70,8 @@ class PrefixCache(KVCache):
 
     __slots__ = ("_blank", "_cached", "_fresh", "_held", "_key", "_list", "_users", "hash_block_tokens")
 
+    ordered = True
+
     def __init__(self, capacity: int, block_tokens: int, reserve: int, hash_block_tokens: int) -> None:
         super().__init__(capacity, block_tokens, reserve)
         self.hash_block_tokens = hash_block_tokens
@@ -82,7 +87,7 @@ class PrefixCache(KVCache):
         """Tokens of the leading blocks found; at least one token is left to compute."""
         return len(self._hits(request)) * self.block_tokens
 
-    def fits(self, request: Request, cached: int, tokens: int, spare: int) -> bool:
+    def fits(self, request: Request, cached: int, spare: int) -> bool:
         """As above; found blocks cost nothing unless they are on the free list."""
         hits = self._hits(request) if cached else []
         free_hits = sum(1 for block in hits if block not in self._users)

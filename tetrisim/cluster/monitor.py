@@ -7,60 +7,37 @@ computed instead when it is read, or just before the instance changes: its value
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import simpy
-
-from tetrisim.cluster.clock import MONITOR, Alarm, seconds, ticks
+from tetrisim.cluster.clock import Alarm, Clock, MONITOR, seconds, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.policies.views import FlipView
 from tetrisim.scenario.cluster import FlipSpec
 
 
-class LoadSnapshot:
-    """A decode instance as of a tick of the broadcast."""
-
-    __slots__ = ("capacity_tokens", "free_tokens", "heavy", "light", "tick")
-
-    def __init__(self) -> None:
-        self.tick = -1
-        self.free_tokens = 0
-        self.capacity_tokens = 0
-        self.heavy = 0
-        self.light = 0
-
-
 class Broadcast:
-    """The snapshots of all decode instances."""
+    """Keeps the snapshots of all decode instances."""
 
-    def __init__(self, env: simpy.Environment, period_s: float) -> None:
+    def __init__(self, env: Clock, period_s: float) -> None:
         self.env = env
         self.period = ticks(period_s)
-        self._snapshots: dict[int, LoadSnapshot] = {}
 
-    def refresh(self, instance: Instance) -> LoadSnapshot:
+    def refresh(self, instance: Instance) -> None:
         """The snapshot as of the last tick: what had happened before that moment, steps still running not counted."""
         tick = self.env.now // self.period
-        snapshot = self._snapshots.get(instance.number)
-        if snapshot is None:
-            snapshot = self._snapshots[instance.number] = LoadSnapshot()
-        if snapshot.tick != tick:
-            snapshot.tick = tick
-            kv, load = instance.engine.kv, instance.load
-            free = kv.free
-            steps = instance.steps_done(tick * self.period)
-            if steps:
-                free -= instance.engine.batch.growth(steps)
-            snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
-            snapshot.capacity_tokens = kv.capacity * kv.block_tokens
-            snapshot.heavy, snapshot.light = load.heavy, load.light
-        return snapshot
+        snapshot, kv, load = instance.snapshot, instance.engine.kv, instance.load
+        free = kv.free
+        steps = instance.steps_done(tick * self.period)
+        if steps:
+            free -= instance.engine.batch.growth(steps)
+        snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
+        snapshot.capacity_tokens = kv.capacity * kv.block_tokens
+        snapshot.heavy, snapshot.light = load.heavy, load.light
+        instance.snapshot_until = (tick + 1) * self.period
 
-    def before_change(self, instance: Instance) -> None:
-        """Fix the snapshot of the last tick before the instance leaves the state it had then."""
-        self.refresh(instance)
-
-    def forget(self, instance: Instance) -> None:
-        """The instance has changed role; its next snapshot is a new one."""
-        self._snapshots.pop(instance.number, None)
+    def watch(self, instance: Instance) -> None:
+        """From now on fix the snapshot of each tick before the instance leaves the state it had then."""
+        if instance.on_broadcast is None:
+            instance.on_broadcast = self.refresh
+            instance.snapshot_until = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +52,7 @@ class FlipWatch:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         instances: Sequence[Instance],
         spec: FlipSpec,
         policy: Callable[[FlipView, FlipSpec], bool],
@@ -92,7 +69,7 @@ class FlipWatch:
 
     def start(self) -> None:
         """Look for the first time when an instance can have been idle for long enough."""
-        Alarm(self.env, self._after, MONITOR, self._on_check)
+        self.env.alarm(self._after, MONITOR, self._on_check)
 
     def _on_check(self, event: Alarm) -> None:
         if not self.running():
@@ -107,7 +84,7 @@ class FlipWatch:
                 wait = min(wait, self._after - idle)
             elif self._policy(self._view(instance, idle), self._spec):
                 self._flip(instance)
-        Alarm(self.env, wait, MONITOR, self._on_check)
+        self.env.alarm(wait, MONITOR, self._on_check)
 
     def _view(self, instance: Instance, idle: int) -> FlipView:
         peers = sum(other.role == instance.role for other in self._instances)

@@ -13,36 +13,31 @@ class WaitingQueue:
     PrefillSchedBatch); the next group is formed when this one is used up.
     """
 
-    __slots__ = ("_group_size", "_key", "_ordered", "_raw")
+    __slots__ = ("_group_size", "_key", "ordered", "raw")
 
     def __init__(self, key: QueueKey, group_size: int) -> None:
         self._key = key
         self._group_size = group_size
-        self._ordered: deque[Request] = deque()
-        self._raw: deque[Request] = deque()
+        self.ordered: deque[Request] = deque()
+        """The requests whose order is fixed; the first is next."""
+        self.raw: deque[Request] = deque()
+        """Those that came after the last group was formed."""
 
     def __len__(self) -> int:
-        return len(self._ordered) + len(self._raw)
+        return len(self.ordered) + len(self.raw)
 
     def push(self, request: Request) -> None:
         """A new request."""
-        (self._ordered if self._key is None else self._raw).append(request)
+        (self.ordered if self._key is None else self.raw).append(request)
 
     def push_front(self, request: Request) -> None:
         """A preempted request, which goes before all others."""
-        self._ordered.appendleft(request)
+        self.ordered.appendleft(request)
 
-    def head(self) -> Request | None:
-        """The next request, which stays."""
-        ordered = self._ordered
-        if not ordered:
-            if not self._raw:
-                return None
-            raw = self._raw
+    def form(self) -> bool:
+        """Sort the next group, if the last one is used up; whether there is a request at all."""
+        if not self.ordered and self.raw:
+            raw = self.raw
             group = [raw.popleft() for _ in range(min(self._group_size, len(raw)))]
-            ordered.extend(sorted(group, key=self._key))
-        return ordered[0]
-
-    def pop(self) -> None:
-        """Take the head away."""
-        self._ordered.popleft()
+            self.ordered.extend(sorted(group, key=self._key))
+        return bool(self.ordered)

@@ -1,7 +1,5 @@
 """Facts, recorded once: one row a request, and the gaps between tokens as runs of steps. Append-only."""
 
-from array import array
-
 import numpy as np
 
 from tetrisim.cluster.clock import seconds
@@ -14,32 +12,35 @@ _MOMENTS = {
 }  # fmt: skip
 
 
+Gap = tuple[float, float, int, int]
+"""`first`, `slope`, `steps`, `weight`: so many sequences wait `first + slope * j` ticks for each of their next tokens."""
+
+
 class Recorder:
     """The rows of a run."""
 
-    __slots__ = ("_first", "_slope", "_steps", "_weight", "requests")
+    __slots__ = ("_packed", "gaps", "requests")
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self._first = array("d")
-        self._slope = array("d")
-        self._steps = array("q")
-        self._weight = array("q")
+        self.gaps: list[Gap] = []
+        self._packed: list[np.ndarray] = []
 
-    def gaps(self, first: float, slope: float, steps: int, weight: int) -> None:
-        """`weight` sequences wait `first + slope * j` ticks for each of their next `steps` tokens."""
-        self._first.append(first)
-        self._slope.append(slope)
-        self._steps.append(steps)
-        self._weight.append(weight)
+    def pack(self) -> None:
+        """Turn the gaps so far into an array, a fifth of their size; called now and then in a long run."""
+        if self.gaps:
+            self._packed.append(np.array(self.gaps, dtype=float))
+            self.gaps.clear()
 
     def gap_columns(self) -> dict[str, np.ndarray]:
         """The gaps in seconds."""
+        self.pack()
+        rows = np.concatenate(self._packed) if self._packed else np.zeros((0, 4))
         return {
-            "first_s": np.array(self._first) / TICKS_PER_S,
-            "slope_s": np.array(self._slope) / TICKS_PER_S,
-            "steps": np.array(self._steps, dtype=np.int64),
-            "weight": np.array(self._weight, dtype=np.int64),
+            "first_s": rows[:, 0] / TICKS_PER_S,
+            "slope_s": rows[:, 1] / TICKS_PER_S,
+            "steps": rows[:, 2].astype(np.int64),
+            "weight": rows[:, 3].astype(np.int64),
         }
 
     def request_columns(self, names: list[str]) -> dict[str, np.ndarray]:

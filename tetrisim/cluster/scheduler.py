@@ -1,17 +1,19 @@
 """The global scheduler: takes requests as they arrive, refuses those that can never be served, routes the rest."""
 
 from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
-import simpy
-
-from tetrisim.cluster.clock import ARRIVE, Alarm
+from tetrisim.cluster.clock import ARRIVE, Alarm, Clock
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import Request
 from tetrisim.policies.views import LoadView, RequestView, Rng
 
 Route = Callable[[LoadView, RequestView, Rng], int]
+
+
+PACK_GAPS = 500_000
+"""Gap rows that are kept as Python objects at most (about 80 MB)."""
 
 
 class LoadIndex:
@@ -46,16 +48,23 @@ class LoadIndex:
     def least_loaded(self) -> int:
         """The first of those with the least load."""
         heap, loads = self._heap, self._loads
-        while heap[0][0] != loads[heap[0][1]]:
-            heappop(heap)
-        return self._place[heap[0][1]]
+        load, number = heap[0]
+        while load != loads[number]:
+            # The heap holds a lower bound for each member: one that has grown since is put back at its true load.
+            if load < loads[number]:
+                heapreplace(heap, (loads[number], number))
+            else:
+                heappop(heap)
+            load, number = heap[0]
+        return self._place[number]
 
     def add(self, number: int, change: int) -> None:
-        """The load of an instance has changed."""
+        """The load of an instance has grown (it is found out when it matters) or shrunk."""
         load = self._loads[number] = self._loads[number] + change
-        heappush(self._heap, (load, number))
-        if len(self._heap) > 64 + 8 * len(self._loads):
-            self._compact()
+        if change < 0:
+            heappush(self._heap, (load, number))
+            if len(self._heap) > 64 + 8 * len(self._loads):
+                self._compact()
 
     def _compact(self) -> None:
         self._heap = [(load, number) for number, load in self._loads.items()]
@@ -65,7 +74,7 @@ class LoadIndex:
 class Scheduler:
     """Arrivals, admission and routing."""
 
-    def __init__(self, env: simpy.Environment, index: LoadIndex, route: Route, rng: Rng, recorder: Recorder) -> None:
+    def __init__(self, env: Clock, index: LoadIndex, route: Route, rng: Rng, recorder: Recorder) -> None:
         self.env = env
         self.index = index
         self._route = route
@@ -89,7 +98,7 @@ class Scheduler:
     def _await(self, request: Request | None) -> None:
         self._next = request
         if request is not None:
-            Alarm(self.env, request.arrival - self.env.now, ARRIVE, self._on_arrival)
+            self.env.alarm(request.arrival - self.env.now, ARRIVE, self._on_arrival)
 
     def _on_arrival(self, event: Alarm) -> None:
         request = self._next
@@ -99,6 +108,8 @@ class Scheduler:
             if not request.rejected:
                 self._send(request)
             request = next(self._source, None)
+        if len(self._recorder.gaps) > PACK_GAPS:
+            self._recorder.pack()
         self._await(request)
 
     def _send(self, request: Request) -> None:

@@ -4,9 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import simpy
-
-from tetrisim.cluster.clock import DELIVER, Alarm, ticks
+from tetrisim.cluster.clock import Alarm, Clock, DELIVER, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.request import Request
 from tetrisim.scenario.cluster import LinkSpec
@@ -21,7 +19,7 @@ class Links:
     over bandwidth plus latency, as in the paper's mock of its links (notes, section 3).
     """
 
-    def __init__(self, env: simpy.Environment, spec: LinkSpec, bytes_per_token: int, delivered: Delivered) -> None:
+    def __init__(self, env: Clock, spec: LinkSpec, bytes_per_token: int, delivered: Delivered) -> None:
         self.env = env
         self._latency = ticks(spec.latency_s)
         self._ticks_per_token = ticks(bytes_per_token / spec.bandwidth_bytes_per_s)
@@ -44,4 +42,4 @@ class Links:
             self.received_tokens += request.prompt
             self._delivered(source, target, request)
 
-        Alarm(self.env, end - now, DELIVER, arrive)
+        self.env.alarm(end - now, DELIVER, arrive)
