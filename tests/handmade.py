@@ -82,11 +82,7 @@ def nothing_completed() -> Result:
     """The three requests, all of them still waiting at the horizon."""
     base = three_requests()
     unserved = {name: np.full(3, NAN) for name in ("first_token_s", "finish_s", "decode_start_s")}
-    rows = (
-        base.request_columns
-        | unserved
-        | {"status": np.full(3, "unfinished"), "preemptions": np.zeros(3, int)}
-    )
+    rows = base.request_columns | unserved | {"status": np.full(3, "unfinished"), "preemptions": np.zeros(3, int)}
     instances = base.instance_columns | {name: np.full(2, NAN) for name in ("first_work_s", "last_work_s")}
     gaps = {name: column[:0] for name, column in base.gap_columns.items()}
     return replace(

@@ -40,9 +40,7 @@ def test_the_python_example_runs(capsys):
 
 def test_every_file_named_is_there():
     root = README.parent
-    named = set(
-        re.findall(r"`((?:tetrisim|tests|experiments|profiles|traces)/[\w./-]*)`", README.read_text())
-    )
+    named = set(re.findall(r"`((?:tetrisim|tests|experiments|profiles|traces)/[\w./-]*)`", README.read_text()))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (root / name).exists()] == []
 

@@ -90,7 +90,9 @@ class Cluster:
         instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
         key = (gpu.name, pool.tensor_parallel)
         if key not in self._timers:
-            timer, source = build_timer(Shard(self.model, gpu, dtype, pool.tensor_parallel), self.scenario.profile, "profile")
+            timer, source = build_timer(
+                Shard(self.model, gpu, dtype, pool.tensor_parallel), self.scenario.profile, "profile"
+            )
             self._timers[key] = timer
             self._sources[source] = None
         instance.timer = self._timers[key]
@@ -105,7 +107,7 @@ class Cluster:
         if not pool.prefix_caching or unit is None:
             return KVCache(blocks, pool.block_tokens, reserve)  # without ids no two requests share anything
         if unit % pool.block_tokens:
-            raise ScenarioError(f"{where}.block_tokens", f"{pool.block_tokens} does not divide the trace's prefix blocks",
+            raise ScenarioError(f"{where}.block_tokens", f"{pool.block_tokens} does not divide the trace's blocks",
                                 f"a divisor of {unit}")  # fmt: skip
         return PrefixCache(blocks, pool.block_tokens, reserve, unit)
 
@@ -154,7 +156,9 @@ class Cluster:
         flips = find_policy("flip", spec.flip.policy, "cluster.flip.policy")
         if spec.kv_link is not None:
             self.broadcast = Broadcast(self.env, spec.place.broadcast_s)
-            self.dispatcher = Dispatcher(self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place"))
+            self.dispatcher = Dispatcher(
+                self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place")
+            )
             size = self.model.kv_bytes_per_token(self.scenario.dtype)
             self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size, _deliver)
             for instance in self.instances:

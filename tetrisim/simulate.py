@@ -33,8 +33,8 @@ class Result:
     far; `status` is completed, rejected or unfinished; instances are named role-index ("" where there was none).
     `instance_columns`: instance, role, gpu, gpus, first_work_s, last_work_s (NaN when it never worked), busy_s, steps,
     flips, kv_blocks.
-    `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j from
-    0), `steps`, and `weight`, the number of sequences that waited that gap.
+    `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j
+    from 0), `steps`, and `weight`, the number of sequences that waited that gap.
     `time_shares`: seconds of step time by source: measured, interpolated, estimated.
     `provenance`: one line for each latency table used.
     """
@@ -72,7 +72,9 @@ def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False
     trace = build(scenario.workload, scenario.seed)
     cluster = assemble(scenario, exact_steps, trace.hash_block_tokens)
     if strict and not cluster.measured:
-        raise ProfileError("profile", "step times are estimated: " + "; ".join(cluster.provenance), "a measured profile")
+        raise ProfileError(
+            "profile", "step times are estimated: " + "; ".join(cluster.provenance), "a measured profile"
+        )
     requests = _requests(scenario, trace, cluster)
     started = time.perf_counter()
     _run(scenario, cluster, requests)
@@ -111,7 +113,7 @@ def _run(scenario: Scenario, cluster: Cluster, requests: Iterator[Request]) -> N
 
 
 def _end(scenario: Scenario, cluster: Cluster) -> float:
-    """The moment of the last step, arrival or, where there is one, the horizon; the monitor's own events do not count."""
+    """The horizon, or the moment of the last step or arrival; the monitor's own events do not count."""
     if scenario.horizon_s is not None:
         return scenario.horizon_s
     last_arrival = cluster.recorder.requests[-1].arrival

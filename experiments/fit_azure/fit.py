@@ -95,9 +95,7 @@ def fit(path: Path) -> TraceFit:
     """The fit of one Azure trace file."""
     trace = read(path, "azure")
     real = trace.arrival_s
-    print(
-        path.name, len(real), "requests; dispersion", [dispersion(real, window_s) for window_s in WINDOWS_S]
-    )
+    print(path.name, len(real), "requests; dispersion", [dispersion(real, window_s) for window_s in WINDOWS_S])
     knots = gap_knots(np.diff(real))
     return TraceFit(
         prompt_tokens=tuple(np.quantile(trace.prompt_tokens, LENGTH_LEVELS)),
@@ -138,10 +136,7 @@ def main() -> None:
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "tetrisim/workload/fits.py"
     marker = "# fmt: off\n"
     head = target.read_text().split(marker)[0]
-    body = [
-        source(name.upper(), fit(folder / f"AzureLLMInferenceTrace_{name}.csv.gz"))
-        for name in ("conv", "code")
-    ]
+    body = [source(name.upper(), fit(folder / f"AzureLLMInferenceTrace_{name}.csv.gz")) for name in ("conv", "code")]
     target.write_text(head + marker + "\n".join(body))
     print("wrote", target)
 

@@ -93,14 +93,17 @@ def main() -> None:
             cases += [(system, 8, count, like, 3) for count in (1_000, 10_000, 100_000)]
             cases += [(system, 64, 100_000, like, 1), (system, 1_000, 1_000_000, like, 1)]
     rows: list[dict[str, Any]] = []
-    print(f"{'system':<12}{'instances':>10}{'requests':>10}{'wall s':>9}{'us/req':>8}{'SimPy k/s':>11}{'ratio':>8}{'peak MB':>9}")
+    columns = {"system": "s", "instances": "d", "requests": "d", "wall_s": ".2f", "us_per_request": ".1f",
+               "timeouts_per_s": ".0f", "ratio": ".3f", "peak_mb": ".0f"}  # fmt: skip
+    print("".join(f"{name:>15}" for name in columns))
     for case in cases:
         row = measure(*case)
         rows.append(row)
-        print(f"{row['system']:<12}{row['instances']:>10}{row['requests']:>10}{row['wall_s']:>9.2f}{row['us_per_request']:>8.1f}"
-              f"{row['timeouts_per_s'] / 1e3:>11.0f}{row['ratio']:>8.3f}{row['peak_mb']:>9.0f}", flush=True)  # fmt: skip
+        print("".join(f"{row[name]:>15{form}}" for name, form in columns.items()), flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"python": sys.version, "trace": real, "load": LOAD, "rows": rows}, indent=2) + "\n")
+    options.json.write_text(
+        json.dumps({"python": sys.version, "trace": real, "load": LOAD, "rows": rows}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -158,12 +158,8 @@ def test_a_real_run_end_to_end(tmp_path):
     rows = pd.read_parquet(tmp_path / "run" / "requests.parquet")
     assert len(rows) == 30
     finished = rows[rows.status == "completed"]
-    assert (
-        (finished.first_token_s >= finished.arrival_s) & (finished.finish_s >= finished.first_token_s)
-    ).all()
-    assert summary["mean_ttft_ms"] == pytest.approx(
-        (finished.first_token_s - finished.arrival_s).mean() * 1e3
-    )
+    assert ((finished.first_token_s >= finished.arrival_s) & (finished.finish_s >= finished.first_token_s)).all()
+    assert summary["mean_ttft_ms"] == pytest.approx((finished.first_token_s - finished.arrival_s).mean() * 1e3)
     assert load(tmp_path / "run" / "scenario.yaml").workload.requests == 30
 
 

@@ -37,10 +37,7 @@ def test_goodput_needs_every_limit_given(slo, good):
 
 
 def test_a_limit_itself_is_good_enough():
-    assert (
-        define.good(ROWS, SloSpec(ttft_s=float(ROWS["first_token_s"][1] - ROWS["arrival_s"][1]), tpot_s=1))
-        == 2
-    )
+    assert define.good(ROWS, SloSpec(ttft_s=float(ROWS["first_token_s"][1] - ROWS["arrival_s"][1]), tpot_s=1)) == 2
 
 
 def test_nothing_completed_has_no_times_and_no_goodput():
@@ -54,8 +51,7 @@ def test_nothing_completed_has_no_times_and_no_goodput():
 def gap_columns(runs):
     columns = zip(*runs, strict=True)
     return {
-        name: np.array(column)
-        for name, column in zip(("first_s", "slope_s", "steps", "weight"), columns, strict=True)
+        name: np.array(column) for name, column in zip(("first_s", "slope_s", "steps", "weight"), columns, strict=True)
     }
 
 

@@ -47,9 +47,7 @@ def test_long_waits_are_in_seconds_and_a_far_limit_stays_in_sight():
     assert low < 0.5 < 60 < high
 
 
-@pytest.mark.parametrize(
-    "result", [three_requests(), nothing_completed()], ids=["two requests", "no request"]
-)
+@pytest.mark.parametrize("result", [three_requests(), nothing_completed()], ids=["two requests", "no request"])
 def test_little_or_nothing_to_draw_still_makes_a_picture(tmp_path, result):
     save_latency(tmp_path / "a.png", {"vllm-v1": result}, SloSpec())
     height, width, _ = matplotlib.image.imread(tmp_path / "a.png").shape

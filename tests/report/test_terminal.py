@@ -10,9 +10,7 @@ from tetrisim.scenario.slo import SloSpec
 
 
 def row(system, **values):
-    base = dict.fromkeys(
-        ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "request_goodput", "perf_per_dollar"), 100.0
-    )
+    base = dict.fromkeys(("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "request_goodput", "perf_per_dollar"), 100.0)
     return {"system": system, **base, **values}
 
 
@@ -70,9 +68,7 @@ def test_the_sentence_names_winners_and_ties():
 
 def test_a_lone_run_and_an_empty_one_have_no_winner():
     assert verdict([row("alone")]) == ""
-    none = dict.fromkeys(
-        ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "request_goodput", "perf_per_dollar")
-    )
+    none = dict.fromkeys(("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "request_goodput", "perf_per_dollar"))
     assert verdict([row("a", **none), row("b", **none)]) == ""
 
 
@@ -97,9 +93,7 @@ def test_sources_are_one_line_or_one_a_system():
         "estimated_share": 0.0,
         "provenance": [],
     }
-    assert (
-        source_lines(alike)[1] == "Step times of vllm-v1: <1 % measured, >99 % interpolated, 0 % estimated."
-    )
+    assert source_lines(alike)[1] == "Step times of vllm-v1: <1 % measured, >99 % interpolated, 0 % estimated."
 
 
 def test_the_slo_is_spelled_out():

@@ -116,9 +116,7 @@ def test_catalog() -> None:
     more=st.integers(0, 60),
     arrivals=st.sampled_from(["trace", "poisson", "gamma", "constant"]),
 )
-def test_any_spec_makes_valid_and_extendable_requests(
-    name: str, seed: int, few: int, more: int, arrivals: str
-) -> None:
+def test_any_spec_makes_valid_and_extendable_requests(name: str, seed: int, few: int, more: int, arrivals: str) -> None:
     rate = None if arrivals == "trace" else 3.0
     spec = WorkloadSpec(trace=name, requests=few, arrivals=arrivals, rate_per_s=rate)  # pyright: ignore[reportArgumentType]
     short, again = build(spec, seed), build(spec, seed)

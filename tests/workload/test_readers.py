@@ -14,8 +14,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data" / "traces"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the public traces are not at {DATA}")
 
 AZURE = (
-    "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-    "2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319601,3180,8\n"
+    "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.0319601,3180,8\n"
 )
 CSV = "timestamp,input_length,output_length\n3.5,10,1\n4.75,20,2\n4.75,30,3\n"
 BURST = (
@@ -139,13 +138,13 @@ def test_time_going_back_names_the_first_bad_row(tmp_path: Path) -> None:
 def test_bad_row_beyond_the_first_chunk(tmp_path: Path) -> None:
     rows = [f"{i},1,1" for i in range(150_000)]
     rows[120_000] = "120000,1,x"
-    assert refused(
-        write(tmp_path, "timestamp,input_length,output_length\n" + "\n".join(rows))
-    ).where.endswith(":120002")
+    assert refused(write(tmp_path, "timestamp,input_length,output_length\n" + "\n".join(rows))).where.endswith(
+        ":120002"
+    )
     rows[120_000] = "120000,1,0"
-    assert refused(
-        write(tmp_path, "timestamp,input_length,output_length\n" + "\n".join(rows))
-    ).where.endswith(":120002")
+    assert refused(write(tmp_path, "timestamp,input_length,output_length\n" + "\n".join(rows))).where.endswith(
+        ":120002"
+    )
 
 
 def test_missing_column_offers_the_nearest(tmp_path: Path) -> None:
@@ -154,9 +153,7 @@ def test_missing_column_offers_the_nearest(tmp_path: Path) -> None:
     assert error.nearest == "output_lenght" and "input_length" in error.expected
     error = refused(write(tmp_path, CSV), "azure")
     assert error.what == "missing column 'TIMESTAMP'"
-    assert (
-        "twice" in refused(write(tmp_path, "timestamp,input_length,output_length,timestamp\n0,1,1,0\n")).what
-    )
+    assert "twice" in refused(write(tmp_path, "timestamp,input_length,output_length,timestamp\n0,1,1,0\n")).what
 
 
 def test_unknown_header_and_format(tmp_path: Path) -> None:
@@ -223,9 +220,7 @@ def test_files_that_are_no_traces(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [5, 12, 1000])
 def test_truncated_gzip(tmp_path: Path, format: str, keep: int) -> None:
     rng = np.random.default_rng(0)  # noise, so that half the zipped bytes are about half the rows
-    text = "timestamp,input_length,output_length\n" + "".join(
-        f"0,{i},1\n" for i in rng.integers(1, 10**8, 2000)
-    )
+    text = "timestamp,input_length,output_length\n" + "".join(f"0,{i},1\n" for i in rng.integers(1, 10**8, 2000))
     error = refused(write(tmp_path, gzip.compress(text.encode())[:keep], "t.csv.gz"), format)
     assert ("broken gzip" in error.what and ".gz" in error.expected) or (
         format == "mooncake" and "not JSON" in error.what

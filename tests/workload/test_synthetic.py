@@ -109,9 +109,7 @@ def test_azure_counts_disperse_like_the_real_ones(kind: str) -> None:
         ("sharegpt-mixed", (1, 2047), (1, 2047)),
     ],
 )
-def test_paper_classes_stay_in_their_bounds(
-    name: str, prompts: tuple[int, int], outputs: tuple[int, int]
-) -> None:
+def test_paper_classes_stay_in_their_bounds(name: str, prompts: tuple[int, int], outputs: tuple[int, int]) -> None:
     trace = build(WorkloadSpec(trace=name, requests=200_000), 5)
     assert prompts[0] <= trace.prompt_tokens.min() and trace.prompt_tokens.max() <= prompts[1]
     assert outputs[0] <= trace.output_tokens.min() and trace.output_tokens.max() <= outputs[1]
@@ -138,9 +136,7 @@ def test_classes_are_sharegpt_conditioned_on_the_class(name: str) -> None:
     part = build(WorkloadSpec(trace=name, requests=100_000), 3)
     for column in ("prompt_tokens", "output_tokens"):
         wanted = np.quantile(getattr(whole, column)[inside], [0.1, 0.25, 0.5, 0.75, 0.9])
-        assert np.quantile(getattr(part, column), [0.1, 0.25, 0.5, 0.75, 0.9]) == pytest.approx(
-            wanted, rel=0.04, abs=1
-        )
+        assert np.quantile(getattr(part, column), [0.1, 0.25, 0.5, 0.75, 0.9]) == pytest.approx(wanted, rel=0.04, abs=1)
 
 
 def test_mixed_has_equal_shares() -> None:

@@ -14,22 +14,14 @@ from tetrisim.errors import ScenarioError, TetrisimError
 if TYPE_CHECKING:
     from tetrisim.scenario.scenario import Scenario
 
-ScenarioArgument = Annotated[
-    str, typer.Argument(help="A scenario YAML file, or 'default' for the embedded one.")
-]
+ScenarioArgument = Annotated[str, typer.Argument(help="A scenario YAML file, or 'default' for the embedded one.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override one setting, as in workload.requests=500; repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, as in workload.requests=500; repeatable."),
 ]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="A new folder for rows, summary, scenario and figure.")
-]
+OutOption = Annotated[Path | None, typer.Option("--out", help="A new folder for rows, summary, scenario and figure.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON with the keys of `vllm bench serve`.")]
-ExactOption = Annotated[
-    bool, typer.Option("--exact-steps", help="One event a step: slower, and the same rows.")
-]
+ExactOption = Annotated[bool, typer.Option("--exact-steps", help="One event a step: slower, and the same rows.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse step times that were not measured.")]
 
 
@@ -62,9 +54,7 @@ def _setting(text: str) -> tuple[str, object]:
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ScenarioError(
-            f"--set {key.strip()}", f"'{value}' is not YAML", "a value as in the file"
-        ) from None
+        raise ScenarioError(f"--set {key.strip()}", f"'{value}' is not YAML", "a value as in the file") from None
 
 
 @contextmanager

@@ -20,9 +20,7 @@ from tetrisim.cli.common import (
 
 SystemsOption = Annotated[
     str,
-    typer.Option(
-        "--systems", metavar="A,B,...", help="Systems by name; the first is the baseline of perf/$."
-    ),
+    typer.Option("--systems", metavar="A,B,...", help="Systems by name; the first is the baseline of perf/$."),
 ]
 
 
@@ -51,9 +49,7 @@ def compare_command(
                 from tetrisim.report.figures import save_latency
 
                 now(f"writing {out}")
-                save_comparison(
-                    out, comparison, lambda path: save_latency(path, comparison.results, base.slo)
-                )
+                save_comparison(out, comparison, lambda path: save_latency(path, comparison.results, base.slo))
         if as_json:
             print_json(comparison.summaries)
         else:

@@ -23,7 +23,7 @@ class DecodeBatch:
         """Tokens with KV over all members."""
         self._phases = [0] * block_tokens
         self.due: list[tuple[int, int, Request]] = []
-        """A heap of (finishing step, order of joining, member), with entries of members that left earlier."""
+        """A heap of (finishing step, order of joining, member). Members that left early stay, but never on top."""
         self._expected: list[tuple[int, int, Request]] = []
         self._longest: list[tuple[int, int, Request]] | None = None
         self._sequence = 0
@@ -33,7 +33,7 @@ class DecodeBatch:
         self._longest = []
 
     def join(self, request: Request, context: int) -> None:
-        """Add a request with `context` tokens of KV that has shown `generated` tokens; its next comes with the next step."""
+        """Add a request with `context` tokens of KV; the next token it shows comes with the next step."""
         step = self.step_no
         self._sequence += 1
         request.sequence = self._sequence
@@ -53,24 +53,21 @@ class DecodeBatch:
         heappush(self._expected, (finish, request.sequence, request))
 
     def leave(self, request: Request) -> int:
-        """Take a member out, finished or not; returns its context."""
-        context = request.base + self.step_no
-        request.generated += self.step_no - request.joined_step
+        """Take a member out that `finished` has given, or that is preempted; returns its context."""
+        step = self.step_no
+        context = request.base + step
+        request.generated += step - request.joined_step
         self.n -= 1
         self.context -= context
         self._phases[request.base % self.block_tokens] -= 1
         request.finish_step = NEVER
+        due = self.due
+        while due and (due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]):
+            heappop(due)
         return context
 
-    def steps_to_finish(self) -> int:
-        """Steps until the next member finishes; the batch must not be empty."""
-        due = self.due
-        while due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]:
-            heappop(due)
-        return due[0][0] - self.step_no
-
     def finished(self) -> list[Request]:
-        """Members whose last token came with the last step, in order of joining; they are still in the batch."""
+        """Members whose last token came with the last step, in order of joining; each has to `leave` now."""
         due, now = self.due, self.step_no
         done: list[Request] = []
         while due and due[0][0] <= now:

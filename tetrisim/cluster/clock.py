@@ -43,6 +43,11 @@ class Alarm(Event):
 class Clock(simpy.Environment):
     """A SimPy environment in whole ticks."""
 
+    @property
+    def now(self) -> int:
+        """The present moment."""
+        return self._now  # pyright: ignore[reportReturnType]
+
     def alarm(self, delay: int, priority: int, callback: Callable[[Any], None]) -> Alarm:
         """Call `callback(alarm)` after `delay` ticks; among simultaneous events the lowest `priority` comes first."""
         alarm = Alarm(callback)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
-from tetrisim.cluster.clock import Alarm, Clock, MONITOR
+from tetrisim.cluster.clock import MONITOR, Alarm, Clock
 from tetrisim.cluster.instance import Instance, LoadSnapshot
 from tetrisim.cluster.monitor import Broadcast
 from tetrisim.cluster.request import Request

@@ -41,6 +41,8 @@ class Engine:
         """In order of admission; the last is preempted first."""
         self.partials: list[Request] = []
         """Running requests whose prefill is not finished."""
+        self.queued = 0
+        """Requests that a step could take up: waiting, received, swapped out, or in the middle of their prefill."""
         self.max_seqs = pool.max_num_seqs or sys.maxsize
         # A prefill instance takes a prompt's blocks at once: it keeps them until the KV has been sent anyway.
         self._whole_prompts = pool.role == "prefill"
@@ -65,10 +67,12 @@ class Engine:
 
     def push(self, request: Request) -> None:
         """Queue a request for prefill."""
+        self.queued += 1
         self.waiting.push(request)
 
     def receive(self, request: Request) -> None:
         """Queue a request whose prompt KV has arrived."""
+        self.queued += 1
         self.received.append(request)
         if len(self.received) == 1:
             self._changed = True  # behind others it changes nothing: they are tried first
@@ -88,23 +92,28 @@ class Engine:
             self.joined = []
             self.preempted = []
         pieces: list[Piece] = []
+        if not self.queued and (not self.batch.n or self.batch.next_blocks() <= self.kv.free):
+            return pieces
         if self.batching.mixes:
             self._plan_mixed(pieces)
+        elif self.swapped or not (self.partials or self.waiting.ordered or self.waiting.raw):
+            self._plan_decode()
         else:
-            if not self.swapped and (self.partials or self.waiting.ordered or self.waiting.raw):
-                self._admit_waiting(pieces, self._extend_partials(pieces, 0))
+            self._admit_waiting(pieces, self._extend_partials(pieces, 0))
             if not pieces:
-                if self.batch.n:
-                    self._make_room()
-                if not self.preempted and (self.swapped or self._changed):
-                    self._resume()
+                self._plan_decode()
         return pieces
+
+    def _plan_decode(self) -> None:
+        """A step of decodes alone: room for each, then those that come back or come in."""
+        self._make_room()
+        if not self.preempted and (self.swapped or self._changed):
+            self._resume()
 
     def _plan_mixed(self, pieces: list[Piece]) -> None:
         """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
         kv, batch = self.kv, self.batch
-        if batch.n:
-            self._make_room()
+        self._make_room()
         open_seat = not self.preempted and len(self.running) < self.max_seqs and self.waiting.form()
         if kv.ordered and batch.n and (self.partials or (open_seat and self._head_fits())):
             kv.grow(batch, self.running, 1)  # before others take blocks: it decides which cached blocks go
@@ -172,13 +181,15 @@ class Engine:
             running[request] = None
             if take < remaining:
                 self.partials.append(request)
+            else:
+                self.queued -= 1
             pieces.append((request, take))
             scheduled += take
 
     def _make_room(self) -> None:
         """Preempt from the tail until each decode, in running order, has the block of its next token."""
         batch, kv = self.batch, self.kv
-        if batch.next_blocks() <= kv.free:
+        if not batch.n or batch.next_blocks() <= kv.free:
             return
         free, size, step = kv.free, batch.block_tokens, batch.step_no
         for request in tuple(self.running):
@@ -209,6 +220,7 @@ class Engine:
             request.computed = 0
         request.preemptions += 1
         self.preempted.append(request)
+        self.queued += decoding
         self._changed = True
         if decoding and self._swap_room >= blocks:
             self._swap_room -= blocks
@@ -247,6 +259,7 @@ class Engine:
         return kv.blocks(context + 1) + self.batch.next_blocks() + kv.reserve <= kv.free
 
     def _join(self, request: Request, context: int) -> None:
+        self.queued -= 1
         self.kv.admit(request, 0, context)
         self.running[request] = None
         self.batch.join(request, context)
@@ -258,11 +271,12 @@ class Engine:
             self.batch.advance(1)
         done: list[Request] = []
         for request, take in pieces:
-            request.computed += take
-            if request.computed == request.target:
+            computed = request.computed = request.computed + take
+            if computed == request.target:
                 done.append(request)
                 if self.partials and request in self.partials:
                     self.partials.remove(request)
+                    self.queued -= 1
         return done
 
     def start_decode(self, request: Request) -> None:
@@ -291,7 +305,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Nothing queued and nothing running."""
-        return not (self.running or len(self.waiting) or self.received or self.swapped)
+        return not (self.running or self.queued)
 
 
 class _View:

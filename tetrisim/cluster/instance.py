@@ -1,15 +1,14 @@
 """An engine with a clock: forms steps, lets them take their time, and hands requests on.
 
-While nobody joins, finishes or runs out of memory, a run of decode steps is one event (a window, design section 4). Step
-j of a window takes first + slope * j ticks; something new shortens the window to the end of the step in progress.
+While nobody joins, finishes or runs out of memory, a run of decode steps is one event: a window (design section 4).
+Step j of a window takes first + slope * j ticks; something new shortens the window to the end of the step in progress.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable
 from math import sqrt
-from typing import Any
 
-from tetrisim.cluster.clock import Alarm, Clock, STEP, WAKE
+from tetrisim.cluster.clock import STEP, WAKE, Alarm, Clock
 from tetrisim.cluster.engine import Engine, Piece
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
@@ -261,7 +260,7 @@ class Instance:
         """As many decode steps as pass without a change: up to a finish, a knot of the table, or the end of memory."""
         engine, batch = self.engine, self.engine.batch
         n, context = batch.n, batch.context
-        self._row = row = self.timer.decode_row(n)
+        self._row = row = self.timer.rows.get(n) or self.timer.decode_row(n)
         knots = row.knots
         self._segment = segment = bisect_right(knots, context) - 1
         slope = row.slope[segment]
@@ -278,7 +277,7 @@ class Instance:
         if engine.moved_blocks:
             first += self._swap()
         elif not self._exact:
-            steps = batch.steps_to_finish()
+            steps = batch.due[0][0] - batch.step_no
             if steps * n > limit:
                 steps = (limit + n - 1) // n
             if engine.kv.free < n * (steps // batch.block_tokens + 1):

@@ -7,7 +7,7 @@ computed instead when it is read, or just before the instance changes: its value
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tetrisim.cluster.clock import Alarm, Clock, MONITOR, seconds, ticks
+from tetrisim.cluster.clock import MONITOR, Alarm, Clock, seconds, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.policies.views import FlipView
 from tetrisim.scenario.cluster import FlipSpec

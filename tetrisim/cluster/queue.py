@@ -38,6 +38,13 @@ class WaitingQueue:
         """Sort the next group, if the last one is used up; whether there is a request at all."""
         if not self.ordered and self.raw:
             raw = self.raw
-            group = [raw.popleft() for _ in range(min(self._group_size, len(raw)))]
-            self.ordered.extend(sorted(group, key=self._key))
+            if len(raw) == 1:
+                self.ordered.append(raw.popleft())
+            else:
+                group = [raw.popleft() for _ in range(min(self._group_size, len(raw)))]
+                self.ordered.extend(sorted(group, key=self._key or _arrival))
         return bool(self.ordered)
+
+
+def _arrival(request: Request) -> float:
+    return request.id

@@ -13,7 +13,7 @@ _MOMENTS = {
 
 
 Gap = tuple[float, float, int, int]
-"""`first`, `slope`, `steps`, `weight`: so many sequences wait `first + slope * j` ticks for each of their next tokens."""
+"""`first`, `slope`, `steps`, `weight`: so many sequences wait `first + slope * j` ticks for each next token."""
 
 
 class Recorder:

@@ -1,8 +1,8 @@
 """One request: what it asks for, how far it is, and the moments it leaves behind.
 
-Life cycle: waiting -> prefill (chunk by chunk) -> [transfer -> received] -> decode -> finished; a preempted request goes
-back to waiting (recompute) or to the swap space, and keeps the tokens it has shown. Moments are clock ticks, -1 until
-they come.
+Life cycle: waiting -> prefill (chunk by chunk) -> [transfer -> received] -> decode -> finished. A preempted request
+goes back to waiting (recompute) or to the swap space, and keeps the tokens it has shown. Moments are clock ticks, -1
+until they come.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,31 @@ class Request:
     """A request in the cluster. `predicted` and `heavy` are guesses; only stations read `output`."""
 
     __slots__ = (
-        "arrival", "base", "computed", "decode_instance", "decode_start", "finish", "finish_step", "first_token",
-        "generated", "hash_ids", "heavy", "id", "joined_step", "last_token", "output", "predicted", "prefill_instance",
-        "prefill_start", "preemptions", "prompt", "rejected", "sequence", "target", "transfer_end", "transfer_start",
+        "arrival",
+        "base",
+        "computed",
+        "decode_instance",
+        "decode_start",
+        "finish",
+        "finish_step",
+        "first_token",
+        "generated",
+        "hash_ids",
+        "heavy",
+        "id",
+        "joined_step",
+        "last_token",
+        "output",
+        "predicted",
+        "preemptions",
+        "prefill_instance",
+        "prefill_start",
+        "prompt",
+        "rejected",
+        "sequence",
+        "target",
+        "transfer_end",
+        "transfer_start",
     )  # fmt: skip
 
     def __init__(self, number: int, arrival: int, prompt: int, output: int, predicted: int) -> None:

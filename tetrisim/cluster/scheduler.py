@@ -86,7 +86,7 @@ class Scheduler:
         """Requests in the cluster."""
 
     def start(self, source: Iterator[Request]) -> None:
-        """Take requests from `source`, which is in order of arrival; those that cannot be served are marked rejected."""
+        """Take requests from `source`, in order of arrival; those that cannot be served are marked rejected."""
         self._source = source
         self._await(next(source, None))
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from tetrisim.cluster.clock import Alarm, Clock, DELIVER, ticks
+from tetrisim.cluster.clock import DELIVER, Clock, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.request import Request
 from tetrisim.scenario.cluster import LinkSpec

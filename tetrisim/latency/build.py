@@ -40,7 +40,9 @@ def build_timer(shard: Shard, ref: str, where: str) -> tuple[StepTimer, str]:
     profile = read_profile(folder)
     named = (profile.gpu, profile.model, profile.dtype, profile.tensor_parallel)
     if named != wanted:
-        raise ProfileError(str(folder / "profile.yaml"), f"is of {' '.join(map(str, named))}", " ".join(map(str, wanted)))
+        raise ProfileError(
+            str(folder / "profile.yaml"), f"is of {' '.join(map(str, named))}", " ".join(map(str, wanted))
+        )
     return _table_timer(shard, profile), profile.title
 
 
@@ -62,7 +64,9 @@ def _table_timer(shard: Shard, profile: Profile) -> StepTimer:
     calls |= profile.calls_per_step
     for op in calls:
         if op not in profile.linear and op not in profile.head:
-            raise ProfileError(str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv")
+            raise ProfileError(
+                str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv"
+            )
     linear_ops = [(curve, calls.get(op, 0)) for op, curve in profile.linear.items()]
     head_ops = [(curve, calls.get(op, 0)) for op, curve in profile.head.items()]
     attention = TableAttention(profile.attention, profile.skew, str(profile.folder / "attention.csv"))

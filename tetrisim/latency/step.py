@@ -29,7 +29,9 @@ class Dense:
     def grow(self, largest: int) -> None:
         """Make the lists cover sizes 0 to at least `largest`."""
         columns = self._terms(np.arange(max(largest, 64) + 1))
-        self.ticks, self.measured, self.estimated = (np.rint(column * TICKS_PER_S).astype(np.int64).tolist() for column in columns)
+        self.ticks, self.measured, self.estimated = (
+            np.rint(column * TICKS_PER_S).astype(np.int64).tolist() for column in columns
+        )
 
 
 class DecodeRow:
@@ -56,7 +58,8 @@ class StepTimer:
     def __init__(self, linear: Dense, head: Dense, attention: Attention, layers: int) -> None:
         self.linear, self.head, self.attention = linear, head, attention
         self._layer_ticks = layers * float(TICKS_PER_S)
-        self._rows: dict[int, DecodeRow] = {}
+        self.rows: dict[int, DecodeRow] = {}
+        """The decode rows built so far."""
         self.skewed = attention.skewed
         """Whether the longest context of a batch matters beside the sum."""
         self.labelled = attention.measured
@@ -67,9 +70,9 @@ class StepTimer:
 
     def decode_row(self, n: int) -> DecodeRow:
         """The decode steps of a batch of `n` sequences."""
-        row = self._rows.get(n)
+        row = self.rows.get(n)
         if row is None:
-            row = self._rows[n] = self._build_row(n)
+            row = self.rows[n] = self._build_row(n)
         return row
 
     def step(self, tokens: int, pieces: list[tuple[int, int]], n: int, context: int, longest: int) -> int:

@@ -83,7 +83,9 @@ def read_profile(folder: Path) -> Profile:
         if not rows[name]:
             raise ProfileError(str(folder / name), "is missing or empty", "measured rows")
     shards = int(meta["tensor_parallel"])
-    reduce = {key[1]: time for key, time in rows["collective.csv"].items() if key[0] == "all_reduce" and key[2] == shards}
+    reduce = {
+        key[1]: time for key, time in rows["collective.csv"].items() if key[0] == "all_reduce" and key[2] == shards
+    }
     host = {key[0]: time for key, time in rows["host.csv"].items()}
     return Profile(
         folder=folder,

@@ -37,9 +37,7 @@ def summarize(result: Result, baseline: Mapping[str, Any] | None = None) -> Summ
         "duration": seconds,
         "request_throughput": define.per_second(counts["completed"], seconds),
         "output_throughput": define.per_second(output_tokens, seconds),
-        "total_token_throughput": define.per_second(
-            output_tokens + int(rows["prompt_tokens"][done].sum()), seconds
-        ),
+        "total_token_throughput": define.per_second(output_tokens + int(rows["prompt_tokens"][done].sum()), seconds),
         "request_goodput": define.per_second(good, seconds),
         "slo_attainment": good / counts["submitted"] if counts["submitted"] else None,
         **_distribution("ttft", define.ttft(rows)),
@@ -96,10 +94,7 @@ def _per_dollar(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, fl
 
 def _sources(result: Result) -> Summary:
     total = sum(result.time_shares.values())
-    shares = {
-        f"{source}_share": result.time_shares.get(source, 0.0) / total if total else None
-        for source in _SOURCES
-    }
+    shares = {f"{source}_share": result.time_shares.get(source, 0.0) / total if total else None for source in _SOURCES}
     return {
         **shares,
         "provenance": list(result.provenance),

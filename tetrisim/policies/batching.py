@@ -21,7 +21,7 @@ class Batching(Protocol):
         ...
 
     def prefill_tokens(self, remaining: int, scheduled: int) -> int:
-        """How many of a request's `remaining` prompt tokens join a step of `scheduled` tokens so far; 0 ends the step."""
+        """How many of a prompt's `remaining` tokens join a step of `scheduled` tokens so far; 0 ends the step."""
         ...
 
 

@@ -63,9 +63,7 @@ def _draw(axis: Axes, samples: Mapping[str, define.Floats], limit: float | None)
     if limit is not None:
         axis.axvline(limit * unit, color="0.35", linewidth=1)
         where = (limit * unit, 2.0)
-        axis.annotate(
-            "SLO", where, (3, 0), textcoords="offset points", color="0.25", fontsize=9, path_effects=_HALO
-        )
+        axis.annotate("SLO", where, (3, 0), textcoords="offset points", color="0.25", fontsize=9, path_effects=_HALO)
     axis.grid(True, color="0.9", linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
 

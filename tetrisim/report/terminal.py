@@ -51,9 +51,7 @@ def print_report(summaries: Summaries, slo: SloSpec, console: Console) -> None:
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     # A row is never cut or wrapped: one wider than the page runs over its edge.
-    console.width = max(
-        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
-    )
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
     console.print()
     lines = [
@@ -138,11 +136,7 @@ def slo_line(slo: SloSpec) -> str:
     """What goodput means in this run."""
     limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s))
     given = [f"{name} <= {text(limit, '_s')}" for name, limit in limits if limit is not None]
-    return (
-        f"Goodput counts requests with {_and(given)}."
-        if given
-        else "No SLO is set: goodput counts every request."
-    )
+    return f"Goodput counts requests with {_and(given)}." if given else "No SLO is set: goodput counts every request."
 
 
 def source_lines(summaries: Summaries) -> list[str]:

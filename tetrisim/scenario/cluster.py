@@ -79,7 +79,7 @@ class LinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class PredictorSpec:
-    """How output lengths are guessed: `oracle`, `none`, or `bucket` (a classifier over ranges of `granularity_tokens`)."""
+    """How output lengths are guessed: `oracle`, `none`, or `bucket` (ranges of `granularity_tokens`)."""
 
     policy: str = "none"
     granularity_tokens: int = 200

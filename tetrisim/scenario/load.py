@@ -97,10 +97,14 @@ def _cluster(system: Any, written: dict[str, Any], merged: Mapping[str, Any]) ->
     model = load_model(str(merged.get("model")))
     pools = pools_for(system, written, "cluster")
     for index, pool in enumerate(pools):
-        gpu = load_gpu(str(pool.get("gpu", written.get("gpu"))), f"cluster.pools.{index}.gpu" if "gpu" in pool else "cluster.gpu")
+        gpu = load_gpu(
+            str(pool.get("gpu", written.get("gpu"))), f"cluster.pools.{index}.gpu" if "gpu" in pool else "cluster.gpu"
+        )
         budget = default_budget(gpu, pool.get("batching"), model.max_positions)
         pools[index] = {**{key: value for key, value in budget.items() if key not in pool}, **pool}
-    cluster = merge(system.cluster, {key: value for key, value in written.items() if key not in ("instances", "tensor_parallel")})
+    cluster = merge(
+        system.cluster, {key: value for key, value in written.items() if key not in ("instances", "tensor_parallel")}
+    )
     if "hybrid" in system.pools:
         cluster.pop("kv_link", None)
     return {**cluster, "pools": pools}

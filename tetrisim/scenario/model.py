@@ -61,9 +61,7 @@ def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
     config = config.get("text_config", config)
     family = config.get("model_type")
     if family not in _FAMILIES:
-        raise ScenarioError(
-            where, f"model_type '{family}' is not supported", "one of " + ", ".join(_FAMILIES)
-        )
+        raise ScenarioError(where, f"model_type '{family}' is not supported", "one of " + ", ".join(_FAMILIES))
     opt = family == "opt"
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])

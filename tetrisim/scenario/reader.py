@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from tetrisim import units
 from tetrisim.errors import ScenarioError, nearest_name
 
-
 T = TypeVar("T")
 
 

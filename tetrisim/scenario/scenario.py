@@ -20,7 +20,7 @@ class Scenario:
     system: str
     workload: WorkloadSpec
     cluster: ClusterSpec
-    slo: SloSpec = SloSpec()
+    slo: SloSpec = field(default_factory=SloSpec)
     dtype: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
     profile: str = "auto"
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tetrisim.errors import ScenarioError, unknown_name
 from tetrisim.scenario.gpu import GpuSpec
@@ -67,8 +67,9 @@ def merge(base: Fragment, over: Fragment) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         inner = merged.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(inner, value) if both else value  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = merge(cast(Fragment, inner), cast(Fragment, value))
+        merged[key] = value
     return merged
 
 
@@ -137,4 +138,7 @@ def _split(roles: list[str], shape: Fragment, where: str) -> list[tuple[str, dic
     if len(roles) == 1:
         return [(roles[0], {**shape, "role": roles[0], "instances": total})]
     first = total // 2
-    return [(role, {**shape, "role": role, "instances": count}) for role, count in zip(roles, (first, total - first), strict=True)]
+    return [
+        (role, {**shape, "role": role, "instances": count})
+        for role, count in zip(roles, (first, total - first), strict=True)
+    ]

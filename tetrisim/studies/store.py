@@ -31,9 +31,7 @@ REQUEST_COLUMNS = (
 def check_free(folder: Path) -> None:
     """Raise OutputError, with the nearest free name, when there is something called `folder` already."""
     if folder.exists() or folder.is_symlink():
-        free = next(
-            name for n in range(2, 10**6) if not (name := folder.with_name(f"{folder.name}-{n}")).exists()
-        )
+        free = next(name for n in range(2, 10**6) if not (name := folder.with_name(f"{folder.name}-{n}")).exists())
         raise OutputError(str(folder), "exists already", "a folder that is not there yet", str(free))
 
 
@@ -51,9 +49,7 @@ def new_folder(folder: Path) -> Generator[Path]:
         check_free(folder)
         partial.rename(folder)
     except OSError as error:
-        raise OutputError(
-            str(folder), f"cannot write: {error.strerror or error}", "a writable folder"
-        ) from error
+        raise OutputError(str(folder), f"cannot write: {error.strerror or error}", "a writable folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

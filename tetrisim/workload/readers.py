@@ -67,9 +67,7 @@ def read(path: str | os.PathLike[str], format: str = "auto") -> Trace:
 def read_azure(path: str) -> Trace:
     """Azure LLM inference trace; TIMESTAMP is UTC text with up to 100 ns digits."""
     file = _File(path, 2, COLUMNS["azure"])
-    chunks = [
-        (_datetimes(file, row, chunk[0]), *_tokens(file, row, chunk)) for row, chunk in _csv_chunks(file)
-    ]
+    chunks = [(_datetimes(file, row, chunk[0]), *_tokens(file, row, chunk)) for row, chunk in _csv_chunks(file)]
     stamps, prompt, output = (np.concatenate(column) for column in zip(*chunks, strict=True))
     # Subtract as integers: as float64 seconds since 1970 the digits below a microsecond would be lost.
     time_s = (stamps - stamps[0]).astype("timedelta64[ns]").astype(np.int64) / 1e9
@@ -94,9 +92,7 @@ def read_burstgpt(path: str) -> Trace:
     worked = np.flatnonzero(output != 0)
     if failed := len(output) - len(worked):
         if not len(worked):
-            raise TraceError(
-                path, "every row has zero response tokens (a failure)", "a request that was served"
-            )
+            raise TraceError(path, "every row has zero response tokens (a failure)", "a request that was served")
         warnings.warn(f"{path}: {failed} failed rows (zero response tokens) left out", stacklevel=3)
     return _checked(file, time_s[worked], prompt[worked], output[worked], worked)
 
@@ -155,9 +151,7 @@ def _opened(path: str) -> Generator[TextIO, None, None]:
 def _format_of(path: str, line: str) -> str:
     """The format a first line belongs to; the nearest CSV format if only some columns are there."""
     if not line.strip():
-        raise TraceError(
-            f"{path}:1", "the file is empty or starts with a blank line", "a header or a JSON object"
-        )
+        raise TraceError(f"{path}:1", "the file is empty or starts with a blank line", "a header or a JSON object")
     if line.lstrip().startswith("{"):
         return "mooncake"
     header = _header(line)
@@ -165,9 +159,7 @@ def _format_of(path: str, line: str) -> str:
     kind = max(shared, key=lambda kind: shared[kind])
     if not shared[kind]:
         known = "; ".join(f"{kind}: {', '.join(COLUMNS[kind])}" for kind in shared)
-        raise TraceError(
-            f"{path}:1", f"unknown header {line.strip()[:60]!r}", f"JSON lines, or columns {known}"
-        )
+        raise TraceError(f"{path}:1", f"unknown header {line.strip()[:60]!r}", f"JSON lines, or columns {known}")
     return kind
 
 
@@ -244,9 +236,7 @@ def _record(file: _File, row: int, line: str) -> dict[str, Any]:
 
 
 def _numeric_csv(file: _File) -> tuple[Floats, Floats, Floats]:
-    chunks = [
-        (_numbers(file, row, 0, chunk[0]), *_tokens(file, row, chunk)) for row, chunk in _csv_chunks(file)
-    ]
+    chunks = [(_numbers(file, row, 0, chunk[0]), *_tokens(file, row, chunk)) for row, chunk in _csv_chunks(file)]
     time_s, prompt, output = (np.concatenate(column) for column in zip(*chunks, strict=True))
     return time_s, prompt, output
 
@@ -306,9 +296,7 @@ def _check_times(file: _File, time_s: Floats, rows: Ints | None = None) -> None:
     if len(negative) and file.columns[0] != COLUMNS["azure"][0]:
         raise file.error(int(negative[0]), f"{file.columns[0]} is negative", "0 or more")
     if len(back):
-        raise file.error(
-            int(back[0]), f"{file.columns[0]} is earlier than in the row before", "rows in time order"
-        )
+        raise file.error(int(back[0]), f"{file.columns[0]} is earlier than in the row before", "rows in time order")
 
 
 def _checked(file: _File, time_s: Floats, prompt: Floats, output: Floats, rows: Ints | None = None) -> Trace:
@@ -322,9 +310,7 @@ def _checked(file: _File, time_s: Floats, prompt: Floats, output: Floats, rows: 
         bad = np.flatnonzero((column < 1) | (column > MAX_TOKENS) | (column != np.floor(column)))
         if len(bad):
             row = int(bad[0] if rows is None else rows[bad[0]])
-            raise file.error(
-                row, f"{name} is {column[bad[0]]:.15g}", f"a whole number from 1 to {MAX_TOKENS}"
-            )
+            raise file.error(row, f"{name} is {column[bad[0]]:.15g}", f"a whole number from 1 to {MAX_TOKENS}")
     name = Path(file.path).name
     return Trace(name, time_s - time_s[0], prompt.astype(np.int64), output.astype(np.int64))
 

@@ -174,9 +174,7 @@ CATALOG: dict[str, Generator] = {
         partial(sharegpt_lengths, _ANY, _ANY),
         _at_once,
     ),
-    "lpld": _paper_class(
-        "lpld", "the paper's LPLD (chat): ShareGPT-like, prompt <= 512, answer <= 128; all at t = 0"
-    ),
+    "lpld": _paper_class("lpld", "the paper's LPLD (chat): ShareGPT-like, prompt <= 512, answer <= 128; all at t = 0"),
     "lphd": _paper_class(
         "lphd", "the paper's LPHD (creation): ShareGPT-like, prompt <= 512, answer > 128; all at t = 0"
     ),

@@ -22,6 +22,7 @@ CALLS_PER_LAYER = {
     "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
 }  # fmt: skip
 CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
+KEPT = ("gpu", "vllm_version", "cuda_version", "profiled_at", "engine_effective")
 COLUMNS = {
     "linear.csv": ("dense.csv", {"layer": "op", "tokens": "tokens", "time_us": "time_us"}),
     "head.csv": ("per_sequence.csv", {"layer": "op", "sequences": "sequences", "time_us": "time_us"}),
@@ -78,7 +79,7 @@ def convert(source: Path, out: Path) -> list[Path]:
                 "gpu": gpu, "model": model, "dtype": dtype, "tensor_parallel": int(folder.name[2:]),
                 "source": f"LLMServingSim tables of {meta['gpu']}, vLLM {meta['vllm_version']}, {meta['profiled_at']}",
                 "calls_per_layer": CALLS_PER_LAYER, "calls_per_step": CALLS_PER_STEP,
-                "provenance": {key: meta[key] for key in ("gpu", "vllm_version", "cuda_version", "profiled_at") if key in meta},
+                "provenance": {key: meta[key] for key in KEPT if key in meta},
             }  # fmt: skip
             (stage / "profile.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
             read_profile(stage)
@@ -133,6 +134,6 @@ def _convert_file(source: Path, target: Path, columns: dict[str, str]) -> None:
         for number, row in _rows(source):
             for column in columns:
                 if row.get(column) in (None, ""):
-                    raise ProfileError(f"{source}:{number}", f"no value for '{column}'", f"columns {', '.join(columns)}",
-                                       nearest_name(column, row))  # fmt: skip
+                    where, expected = f"{source}:{number}", f"columns {', '.join(columns)}"
+                    raise ProfileError(where, f"no value for '{column}'", expected, nearest_name(column, row))
             writer.writerow([row[column] for column in columns])
