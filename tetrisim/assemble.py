@@ -160,7 +160,7 @@ class Cluster:
                 self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place")
             )
             size = self.model.kv_bytes_per_token(self.scenario.dtype)
-            self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size, _deliver)
+            self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size)
             for instance in self.instances:
                 instance.on_prefilled = self._prefilled
             if spec.flip.policy != "never":
@@ -208,8 +208,3 @@ def assemble(scenario: Scenario, exact_steps: bool, hash_block_tokens: int | Non
         first[pool.role] = first.get(pool.role, 0) + pool.instances
     cluster.wire()
     return cluster
-
-
-def _deliver(source: Instance, target: Instance, request: Request) -> None:
-    source.release(request)
-    target.receive(request)

@@ -311,24 +311,16 @@ class Engine:
 class _View:
     """What an admission policy sees of the engine."""
 
-    __slots__ = ("_engine",)
-
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._batch, self._kv = engine.batch, engine.kv
+        self.blocks = engine.kv.blocks
+        self.growth = engine.batch.growth
+        self.shortest_remaining = engine.batch.shortest_remaining
 
     @property
     def running(self) -> int:
-        return self._engine.batch.n
+        return self._batch.n
 
     @property
     def free_blocks(self) -> int:
-        return self._engine.kv.free
-
-    def blocks(self, tokens: int) -> int:
-        return self._engine.kv.blocks(tokens)
-
-    def growth(self, steps: int) -> int:
-        return self._engine.batch.growth(steps)
-
-    def shortest_remaining(self) -> int:
-        return self._engine.batch.shortest_remaining()
+        return self._kv.free

@@ -80,6 +80,7 @@ class Instance:
         self._priority = STEP + number
         self._step_alarm = Alarm(self._on_step)
         self._window_alarm = Alarm(self._on_window)
+        self._wake_alarm = Alarm(self._on_wake)
         self._pieces: list[Piece] = []
         # the window in progress
         self._row: DecodeRow
@@ -142,8 +143,14 @@ class Instance:
             self._shorten()
 
     def _wake(self) -> None:
-        delay = max(0, self.available_from - self.env.now)
-        self._pending = self.env.alarm(delay, WAKE + self._priority, self._on_wake)
+        """Start once all that happens at this moment has happened: now if nothing else is due now."""
+        env = self.env
+        now = env.now
+        self._pending = self._wake_alarm
+        if env.peek() > now >= self.available_from:
+            self._on_wake(self._wake_alarm)
+        else:
+            env.arm(self._wake_alarm, max(0, self.available_from - now), WAKE + self._priority)
 
     def _on_wake(self, alarm: Alarm) -> None:
         now = self.env.now
@@ -211,11 +218,9 @@ class Instance:
         more = (request.target - request.computed - take - 1) // take if take == width else 0
         if more <= 0:
             return 0
-        step = self.timer.step
-        done = request.computed + take
         pieces[0] = (request, take * (1 + more))
         self.steps += more
-        return sum(step(width, [(take, done + index * take)], 0, 0, 0) for index in range(more))
+        return self.timer.chunks(take, request.computed + take, more)
 
     def _on_step(self, alarm: Alarm) -> None:
         now = self.env.now

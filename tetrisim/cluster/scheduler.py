@@ -58,13 +58,16 @@ class LoadIndex:
             load, number = heap[0]
         return self._place[number]
 
-    def add(self, number: int, change: int) -> None:
-        """The load of an instance has grown (it is found out when it matters) or shrunk."""
-        load = self._loads[number] = self._loads[number] + change
-        if change < 0:
-            heappush(self._heap, (load, number))
-            if len(self._heap) > 64 + 8 * len(self._loads):
-                self._compact()
+    def grow(self, number: int, load: int) -> None:
+        """An instance has taken on load; the heap learns of it when it matters."""
+        self._loads[number] += load
+
+    def shrink(self, number: int, load: int) -> None:
+        """An instance is done with some of its load."""
+        left = self._loads[number] = self._loads[number] - load
+        heappush(self._heap, (left, number))
+        if len(self._heap) > 64 + 8 * len(self._loads):
+            self._compact()
 
     def _compact(self) -> None:
         self._heap = [(load, number) for number, load in self._loads.items()]
@@ -82,51 +85,50 @@ class Scheduler:
         self._recorder = recorder
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
+        self._alarm = Alarm(self._on_arrival)
         self.unfinished = 0
         """Requests in the cluster."""
 
     def start(self, source: Iterator[Request]) -> None:
         """Take requests from `source`, in order of arrival; those that cannot be served are marked rejected."""
         self._source = source
-        self._await(next(source, None))
+        self._await()
 
     @property
     def active(self) -> bool:
         """Whether requests are still to come or unfinished."""
         return self._next is not None or self.unfinished > 0
 
-    def _await(self, request: Request | None) -> None:
-        self._next = request
+    def _await(self) -> None:
+        self._next = request = next(self._source, None)
         if request is not None:
-            self.env.alarm(request.arrival - self.env.now, ARRIVE, self._on_arrival)
+            self.env.arm(self._alarm, request.arrival - self.env.now, ARRIVE)
 
     def _on_arrival(self, event: Alarm) -> None:
         request = self._next
-        now = self.env.now
-        while request is not None and request.arrival == now:
-            self._recorder.requests.append(request)
-            if not request.rejected:
-                self._send(request)
-            request = next(self._source, None)
-        if len(self._recorder.gaps) > PACK_GAPS:
-            self._recorder.pack()
-        self._await(request)
-
-    def _send(self, request: Request) -> None:
+        self._await()  # before anything starts: instances look whether more is to happen at this moment
+        if request is None:
+            return
+        recorder = self._recorder
+        recorder.requests.append(request)
+        if request.rejected:
+            return
+        if len(recorder.gaps) > PACK_GAPS:
+            recorder.pack()
         self.unfinished += 1
         index = self.index
         instance = index.members[self._route(index, request, self._rng)]
-        index.add(instance.number, request.prompt if instance.role == "prefill" else 1)
+        index.grow(instance.number, request.prompt if instance.role == "prefill" else 1)
         instance.submit(request)
 
     def prefilled(self, instance: Instance, request: Request) -> None:
         """A prefill instance is done with a request's prompt."""
-        self.index.add(instance.number, -request.prompt)
+        self.index.shrink(instance.number, request.prompt)
 
     def finished(self, instance: Instance, request: Request) -> None:
         """A request has left the cluster."""
         self.unfinished -= 1
         if instance.role == "hybrid":
-            self.index.add(instance.number, -1)
+            self.index.shrink(instance.number, 1)
         elif instance.role == "prefill":
             self.prefilled(instance, request)  # its only token came with the prefill

@@ -1,15 +1,12 @@
 """KV on its way from prefill to decode, over one port an instance in each direction."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from tetrisim.cluster.clock import DELIVER, Clock, ticks
+from tetrisim.cluster.clock import DELIVER, Alarm, Clock, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.request import Request
 from tetrisim.scenario.cluster import LinkSpec
-
-Delivered = Callable[[Instance, Instance, Request], None]
 
 
 class Links:
@@ -19,27 +16,33 @@ class Links:
     over bandwidth plus latency, as in the paper's mock of its links (notes, section 3).
     """
 
-    def __init__(self, env: Clock, spec: LinkSpec, bytes_per_token: int, delivered: Delivered) -> None:
+    def __init__(self, env: Clock, spec: LinkSpec, bytes_per_token: int) -> None:
         self.env = env
         self._latency = ticks(spec.latency_s)
         self._ticks_per_token = ticks(bytes_per_token / spec.bandwidth_bytes_per_s)
-        self._delivered = delivered
-        self._out_free: dict[int, int] = defaultdict(int)
-        self._in_free: dict[int, int] = defaultdict(int)
+        self._out_free: dict[int, int] = {}
+        self._in_free: dict[int, int] = {}
         self.sent_tokens = 0
         self.received_tokens = 0
 
     def send(self, source: Instance, target: Instance, request: Request) -> None:
-        """Send the KV of a request's prompt; `delivered` is called when it is there."""
+        """Send the KV of a request's prompt; then the source frees it and the target may decode."""
         now = self.env.now
-        start = max(now, self._out_free[source.number], self._in_free[target.number])
+        out, into = self._out_free.get(source.number, 0), self._in_free.get(target.number, 0)
+        start = max(now, out, into)
         end = start + self._latency + request.prompt * self._ticks_per_token
         self._out_free[source.number] = self._in_free[target.number] = end
         request.transfer_start, request.transfer_end = start, end
         self.sent_tokens += request.prompt
+        self.env.arm(_Delivery(self._arrive, source, target, request), end - now, DELIVER)
 
-        def arrive(event: Any) -> None:
-            self.received_tokens += request.prompt
-            self._delivered(source, target, request)
+    def _arrive(self, delivery: "_Delivery") -> None:
+        self.received_tokens += delivery.request.prompt
+        delivery.source.release(delivery.request)
+        delivery.target.receive(delivery.request)
 
-        self.env.alarm(end - now, DELIVER, arrive)
+
+class _Delivery(Alarm):
+    def __init__(self, callback: Callable[[Any], None], source: Instance, target: Instance, request: Request) -> None:
+        super().__init__(callback)
+        self.source, self.target, self.request = source, target, request

@@ -108,6 +108,10 @@ class StepTimer:
                 self.estimated += attention
         return ticks
 
+    def chunks(self, tokens: int, cached: int, count: int) -> int:
+        """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone."""
+        return sum(self.step(tokens, [(tokens, cached + index * tokens)], 0, 0, 0) for index in range(count))
+
     def account(self, row: DecodeRow, segment: int, ticks: int) -> None:
         """Enter a run of decode steps in the ledger."""
         self.total += ticks

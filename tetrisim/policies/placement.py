@@ -33,7 +33,7 @@ def round_robin(view: PlacementView, request: RequestView, rng: Rng) -> int | No
 def least_kv(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
     """The most free KV tokens, the first of equals; looks at every instance."""
     best = max(range(view.count), key=lambda member: view.snapshot(member).free_tokens)
-    return best if _has_room(view.snapshot(best), request) else None
+    return best if _has_room(view.snapshot(best), request.prompt + request.predicted) else None
 
 
 def imbalance(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
@@ -43,20 +43,19 @@ def imbalance(view: PlacementView, request: RequestView, rng: Rng) -> int | None
     return 1 + request.id % (view.count - 1)
 
 
-def _has_room(snapshot: Snapshot, request: RequestView) -> bool:
-    # A prediction above what the instance holds at all must not hold a request for ever.
-    need = min(request.prompt + request.predicted, snapshot.capacity_tokens)
-    return snapshot.free_tokens >= need
+def _has_room(snapshot: Snapshot, need: int) -> bool:
+    # A prediction above what the instance holds at all must not hold a request for ever: an empty one has room.
+    return snapshot.free_tokens >= need or snapshot.free_tokens >= snapshot.capacity_tokens
 
 
 def _draw_alpha(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
     """A uniform draw from the alpha set: by rejection first, by listing it when that fails."""
-    count = view.count
+    count, need = view.count, request.prompt + request.predicted
     for _ in range(DRAWS):
         member = int(rng.random() * count)
-        if _has_room(view.snapshot(member), request):
+        if _has_room(view.snapshot(member), need):
             return member
-    alpha = [member for member in range(count) if _has_room(view.snapshot(member), request)]
+    alpha = [member for member in range(count) if _has_room(view.snapshot(member), need)]
     return alpha[rng.randrange(len(alpha))] if alpha else None
 
 
