@@ -34,6 +34,7 @@ class Engine:
         self.kv = kv
         self.batch = DecodeBatch(pool.block_tokens)
         self.batching = batching
+        self._mixes = batching.mixes
         self.waiting = waiting
         self.received: deque[Request] = deque()
         self.swapped: deque[Request] = deque()
@@ -92,23 +93,19 @@ class Engine:
             self.joined = []
             self.preempted = []
         pieces: list[Piece] = []
-        if not self.queued and (not self.batch.n or self.batch.next_blocks() <= self.kv.free):
-            return pieces
-        if self.batching.mixes:
+        if self._mixes:
             self._plan_mixed(pieces)
-        elif self.swapped or not (self.partials or self.waiting.ordered or self.waiting.raw):
-            self._plan_decode()
-        else:
-            self._admit_waiting(pieces, self._extend_partials(pieces, 0))
-            if not pieces:
-                self._plan_decode()
+            return pieces
+        if not self.swapped:
+            scheduled = self._extend_partials(pieces, 0) if self.partials else 0
+            if self.waiting.ordered or self.waiting.raw:
+                self._admit_waiting(pieces, scheduled)
+        if not pieces:
+            # A step of decodes alone: room for each, then those that come back or come in.
+            self._make_room()
+            if not self.preempted and (self.swapped or self._changed):
+                self._resume()
         return pieces
-
-    def _plan_decode(self) -> None:
-        """A step of decodes alone: room for each, then those that come back or come in."""
-        self._make_room()
-        if not self.preempted and (self.swapped or self._changed):
-            self._resume()
 
     def _plan_mixed(self, pieces: list[Piece]) -> None:
         """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
@@ -135,7 +132,7 @@ class Engine:
 
     def _promised(self) -> int:
         """Blocks that the decodes of this step have yet to take."""
-        return 0 if self.grown or not self.batching.mixes else self.batch.next_blocks()
+        return self.batch.next_blocks() if self._mixes and not self.grown else 0
 
     def _extend_partials(self, pieces: list[Piece], scheduled: int) -> int:
         """Continue unfinished prefills; one that finds no memory preempts from the tail, in the end itself.
@@ -255,8 +252,9 @@ class Engine:
 
     def _has_room(self, context: int) -> bool:
         """Whether a sequence fits with the block of its next token, beside the next blocks of the batch."""
-        kv = self.kv
-        return kv.blocks(context + 1) + self.batch.next_blocks() + kv.reserve <= kv.free
+        kv, batch = self.kv, self.batch
+        # context // size + 1 blocks hold context + 1 tokens
+        return context // batch.block_tokens + 1 + batch.next_blocks() + kv.reserve <= kv.free
 
     def _join(self, request: Request, context: int) -> None:
         self.queued -= 1

@@ -167,12 +167,14 @@ class Instance:
     def _next(self, now: int) -> None:
         """Form the next step and start it, or rest."""
         engine = self.engine
-        pieces = engine.plan()
-        if engine.preempted or engine.joined:
-            self._note_moves(now)
-        if pieces or engine.grown:
-            self._start_step(pieces, now)
-        elif engine.batch.n:
+        if engine.queued or engine.batch.next_blocks() > engine.kv.free:
+            pieces = engine.plan()
+            if engine.preempted or engine.joined:
+                self._note_moves(now)
+            if pieces or engine.grown:
+                self._start_step(pieces, now)
+                return
+        if engine.batch.n:
             self._start_window(now)
         else:
             self._pending = None
@@ -227,10 +229,16 @@ class Instance:
         if now >= self.snapshot_until:
             self._broadcast()
         engine = self.engine
-        if engine.grown:
+        grown = engine.grown
+        if grown:
             self._emit(now)
         prefilled = engine.complete(self._pieces)
-        self._end(now, 1)
+        self.steps += 1
+        self.busy_ticks += now - self._start
+        self.last_work = now
+        self._steps = 0
+        if grown:
+            self._finish_due(now)
         for request in prefilled:
             self._show_token(request, now)
         self._next(now)
@@ -263,35 +271,38 @@ class Instance:
 
     def _start_window(self, now: int) -> None:
         """As many decode steps as pass without a change: up to a finish, a knot of the table, or the end of memory."""
-        engine, batch = self.engine, self.engine.batch
+        engine, timer = self.engine, self.timer
+        batch = engine.batch
         n, context = batch.n, batch.context
-        self._row = row = self.timer.rows.get(n) or self.timer.decode_row(n)
+        row = timer.rows.get(n) or timer.decode_row(n)
         knots = row.knots
-        self._segment = segment = bisect_right(knots, context) - 1
+        segment = bisect_right(knots, context) - 1
         slope = row.slope[segment]
         first = row.base[segment] + slope * (context - knots[segment])
         limit = knots[segment + 1] - context
-        if self.timer.skewed:
-            longest = n * batch.longest()
-            at = bisect_right(knots, longest) - 1
-            first += row.uneven_base[at] + row.uneven_slope[at] * (longest - knots[at])
-            slope += row.uneven_slope[at]
-            limit = min(limit, knots[at + 1] - longest)
+        if timer.labelled:
+            self._row, self._segment = row, segment
+            if timer.skewed:
+                longest = n * batch.longest()
+                at = bisect_right(knots, longest) - 1
+                first += row.uneven_base[at] + row.uneven_slope[at] * (longest - knots[at])
+                slope += row.uneven_slope[at]
+                limit = min(limit, knots[at + 1] - longest)
         slope *= n
-        steps = 1
-        if engine.moved_blocks:
-            first += self._swap()
-        elif not self._exact:
-            steps = batch.due[0][0] - batch.step_no
+        steps = batch.due[0][0] - batch.step_no
+        if self._exact or engine.moved_blocks:
+            steps = 1
+            if engine.moved_blocks:
+                first += self._swap()
+        else:
             if steps * n > limit:
                 steps = (limit + n - 1) // n
             if engine.kv.free < n * (steps // batch.block_tokens + 1):
                 steps = batch.steps_within(engine.kv.free, steps)
         self._start, self._first, self._slope, self._steps = now, first, slope, steps
         self._cut = steps == 1
-        length = steps * first + slope * (steps * (steps - 1) // 2)
         self._pending = alarm = self._window_alarm
-        self.env.arm(alarm, length, self._priority)
+        self.env.arm(alarm, steps * first + slope * (steps * (steps - 1) // 2), self._priority)
 
     def _shorten(self) -> None:
         """End the window with the step in progress."""
@@ -324,14 +335,27 @@ class Instance:
     def _on_window(self, alarm: Alarm) -> None:
         if alarm is not self._pending:
             return  # shortened since
-        now, steps = self.env.now, self._steps
+        now, start, steps = self.env.now, self._start, self._steps
         if now >= self.snapshot_until:
             self._broadcast()
-        self._emit(now)
-        self.engine.advance(steps)
+        engine = self.engine
+        batch = engine.batch
+        if self._last_emit == start and not self._fresh:
+            self._gaps.append((self._first, self._slope, steps, batch.n))
+            self._last_emit = now
+        else:
+            self._emit(now)
         if self.timer.labelled:
-            self.timer.account(self._row, self._segment, now - self._start)
-        self._end(now, steps)
+            self.timer.account(self._row, self._segment, now - start)
+        engine.kv.grow(batch, engine.running, steps)
+        batch.step_no = step_no = batch.step_no + steps
+        batch.context += steps * batch.n
+        self.steps += steps
+        self.busy_ticks += now - start
+        self.last_work = now
+        self._steps = 0
+        if batch.due[0][0] <= step_no:
+            self._finish_due(now)
         self._next(now)
 
     def _emit(self, now: int) -> None:
@@ -350,17 +374,11 @@ class Instance:
             self._fresh.clear()
         self._last_emit = now
 
-    def _end(self, now: int, steps: int) -> None:
-        """Count the steps just ended, and let the requests go that they finished."""
-        self.steps += steps
-        self.busy_ticks += now - self._start
-        self.last_work = now
-        self._steps, self._cut = 0, True
-        batch = self.engine.batch
-        if batch.n and batch.due[0][0] <= batch.step_no:
-            for request in batch.finished():
-                self.engine.finish(request)
-                self._depart(request, now)
+    def _finish_due(self, now: int) -> None:
+        """Let the requests go whose last token has just been shown."""
+        for request in self.engine.batch.finished():
+            self.engine.finish(request)
+            self._depart(request, now)
 
     def _depart(self, request: Request, now: int) -> None:
         request.finish = now

@@ -1,8 +1,5 @@
 """KV on its way from prefill to decode, over one port an instance in each direction."""
 
-from collections.abc import Callable
-from typing import Any
-
 from tetrisim.cluster.clock import DELIVER, Alarm, Clock, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.request import Request
@@ -34,7 +31,9 @@ class Links:
         self._out_free[source.number] = self._in_free[target.number] = end
         request.transfer_start, request.transfer_end = start, end
         self.sent_tokens += request.prompt
-        self.env.arm(_Delivery(self._arrive, source, target, request), end - now, DELIVER)
+        delivery = _Delivery(self._arrive)
+        delivery.source, delivery.target, delivery.request = source, target, request
+        self.env.arm(delivery, end - now, DELIVER)
 
     def _arrive(self, delivery: "_Delivery") -> None:
         self.received_tokens += delivery.request.prompt
@@ -43,6 +42,6 @@ class Links:
 
 
 class _Delivery(Alarm):
-    def __init__(self, callback: Callable[[Any], None], source: Instance, target: Instance, request: Request) -> None:
-        super().__init__(callback)
-        self.source, self.target, self.request = source, target, request
+    source: Instance
+    target: Instance
+    request: Request

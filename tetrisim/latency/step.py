@@ -56,7 +56,9 @@ class StepTimer:
     """Compiled once for a profile, model and tensor-parallel degree; a lookup takes about a microsecond."""
 
     def __init__(self, linear: Dense, head: Dense, attention: Attention, layers: int) -> None:
-        self.linear, self.head, self.attention = linear, head, attention
+        self.attention = attention
+        self._linear, self._head = linear, head
+        self._linear_ticks, self._head_ticks = linear.ticks, head.ticks
         self._layer_ticks = layers * float(TICKS_PER_S)
         self.rows: dict[int, DecodeRow] = {}
         """The decode rows built so far."""
@@ -82,12 +84,12 @@ class StepTimer:
 
         `tokens` is what the linear ops run over: new tokens, and padding where the batching pads.
         """
-        linear, head = self.linear, self.head
         sequences = n + len(pieces)
-        if tokens >= len(linear.ticks):
-            linear.grow(2 * tokens)
-        if sequences >= len(head.ticks):
-            head.grow(2 * sequences)
+        try:
+            ticks = self._linear_ticks[tokens] + self._head_ticks[sequences]
+        except IndexError:
+            self._grow(tokens, sequences)
+            ticks = self._linear_ticks[tokens] + self._head_ticks[sequences]
         if pieces:
             chunk, cached = pieces[0] if len(pieces) == 1 else equivalent_prefill(pieces)
             seconds, inside = self.attention.mixed(chunk, cached, n, context / n if n else 0.0)
@@ -98,9 +100,10 @@ class StepTimer:
             seconds, inside = self.attention.decode(n, context / n)
             if self.skewed and n > 1:
                 seconds += self.attention.alpha(0, n) * (self.attention.decode(n, longest)[0] - seconds)
-        attention = seconds * self._layer_ticks
-        ticks = linear.ticks[tokens] + head.ticks[sequences] + int(attention)
+        attention = int(seconds * self._layer_ticks)
+        ticks += attention
         if self.labelled:
+            linear, head = self._linear, self._head
             self.total += ticks
             self.measured += linear.measured[tokens] + head.measured[sequences]
             self.estimated += linear.estimated[tokens] + head.estimated[sequences]
@@ -110,7 +113,11 @@ class StepTimer:
 
     def chunks(self, tokens: int, cached: int, count: int) -> int:
         """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone."""
-        return sum(self.step(tokens, [(tokens, cached + index * tokens)], 0, 0, 0) for index in range(count))
+        total = 0
+        for _ in range(count):
+            total += self.step(tokens, [(tokens, cached)], 0, 0, 0)
+            cached += tokens
+        return total
 
     def account(self, row: DecodeRow, segment: int, ticks: int) -> None:
         """Enter a run of decode steps in the ledger."""
@@ -118,12 +125,16 @@ class StepTimer:
         self.measured += ticks * row.measured[segment]
         self.estimated += ticks * row.estimated[segment]
 
+    def _grow(self, tokens: int, sequences: int) -> None:
+        if tokens >= len(self._linear.ticks):
+            self._linear.grow(2 * tokens)
+        if sequences >= len(self._head.ticks):
+            self._head.grow(2 * sequences)
+        self._linear_ticks, self._head_ticks = self._linear.ticks, self._head.ticks
+
     def _build_row(self, n: int) -> DecodeRow:
-        if n >= len(self.linear.ticks):
-            self.linear.grow(2 * n)
-        if n >= len(self.head.ticks):
-            self.head.grow(2 * n)
-        fixed = self.linear.ticks[n] + self.head.ticks[n]
+        self._grow(n, n)
+        fixed = self._linear.ticks[n] + self._head.ticks[n]
         contexts = sorted({0, *self.attention.knots(n)})
         contexts.append(2 * contexts[-1] + 1024)  # a point beyond the last knot, to carry its slope on
         points = [self.attention.decode(n, context) for context in contexts]
@@ -144,6 +155,6 @@ class StepTimer:
                 inside = points[index][1] and points[index + 1][1]
                 middle = max(1.0, 0.5 * (base[index] + base[index + 1]))
                 outside = 0.0 if inside else max(0.0, middle - fixed)
-                row.measured.append((self.linear.measured[n] + self.head.measured[n]) / middle)
-                row.estimated.append((self.linear.estimated[n] + self.head.estimated[n] + outside) / middle)
+                row.measured.append((self._linear.measured[n] + self._head.measured[n]) / middle)
+                row.estimated.append((self._linear.estimated[n] + self._head.estimated[n] + outside) / middle)
         return row

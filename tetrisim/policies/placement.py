@@ -17,7 +17,13 @@ def power_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int | N
     second = _draw_alpha(view, request, rng)
     if second is None or second == first:
         return first
-    return first if _ratio(view.snapshot(first), request) <= _ratio(view.snapshot(second), request) else second
+    one, two = view.snapshot(first), view.snapshot(second)
+    heavy, light = (1, 0) if request.heavy else (0, 1)
+    # heavy / light compared crosswise: no division by zero, and two without light ones compare by their heavy ones
+    left, right = (one.heavy + heavy) * (two.light + light), (two.heavy + heavy) * (one.light + light)
+    if left == right:
+        return first if one.heavy <= two.heavy else second
+    return first if left < right else second
 
 
 def random(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
@@ -53,12 +59,8 @@ def _draw_alpha(view: PlacementView, request: RequestView, rng: Rng) -> int | No
     count, need = view.count, request.prompt + request.predicted
     for _ in range(DRAWS):
         member = int(rng.random() * count)
-        if _has_room(view.snapshot(member), need):
+        snapshot = view.snapshot(member)
+        if snapshot.free_tokens >= need or _has_room(snapshot, need):
             return member
     alpha = [member for member in range(count) if _has_room(view.snapshot(member), need)]
     return alpha[rng.randrange(len(alpha))] if alpha else None
-
-
-def _ratio(snapshot: Snapshot, request: RequestView) -> float:
-    heavy, light = snapshot.heavy + request.heavy, snapshot.light + (not request.heavy)
-    return heavy / light if light else float(heavy) * 1e9

@@ -1,0 +1,174 @@
+"""Random small worlds: a trace of a few requests, machines with little or much memory, any system and any policy."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tetrisim import streams
+from tetrisim.assemble import Cluster, assemble
+from tetrisim.policies.registry import POLICIES
+from tetrisim.scenario.load import resolve
+from tetrisim.scenario.scenario import Scenario
+from tetrisim.scenario.systems import SYSTEMS
+from tetrisim.simulate import Result
+from tetrisim.workload.trace import build
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="tetrisim-laws-")
+Document = dict[str, Any]
+
+MOMENTS = ["arrival_s", "prefill_start_s", "first_token_s", "transfer_start_s", "transfer_end_s", "decode_start_s",
+           "finish_s"]  # fmt: skip
+"""The columns of a request's life, in the order in which they must come."""
+
+
+def write_csv(requests: list[tuple[float, int, int]]) -> str:
+    """A trace file of (arrival in seconds, prompt, output)."""
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", dir=_FOLDER.name, delete=False) as file:
+        file.write("timestamp,input_length,output_length\n")
+        file.writelines(f"{at!r},{prompt},{output}\n" for at, prompt, output in requests)
+    return file.name
+
+
+def write_mooncake(requests: list[tuple[float, int, int]], families: list[int], shared: int) -> str:
+    """The same with prefix ids, 16 tokens a block: requests of one family share up to `shared` leading blocks."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", dir=_FOLDER.name, delete=False) as file:
+        for number, ((at, prompt, output), family) in enumerate(zip(requests, families, strict=True)):
+            ids = [
+                family * 1000 + place if place < shared else 10**6 + number * 1000 + place
+                for place in range(prompt // 16)
+            ]
+            row = {"timestamp": at * 1000, "input_length": prompt, "output_length": output, "hash_ids": ids}
+            file.write(json.dumps(row) + "\n")
+    return file.name
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[tuple[float, int, int]]:
+    """A dozen requests or so, many of them at the same moment, the gaps about as long as a few steps."""
+    count = draw(st.integers(1, 14))
+    gaps = draw(st.lists(st.sampled_from([0, 0, 0.0005, 0.002, 0.03]), min_size=count, max_size=count))
+    lengths = st.tuples(st.integers(1, 90), st.one_of(st.integers(1, 3), st.integers(1, 60)))
+    rows: list[tuple[float, int, int]] = []
+    now = 0.0
+    for gap in gaps:
+        now += gap if rows else 0.0
+        rows.append((round(now, 6), *draw(lengths)))
+    return rows
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> Document:
+    """A trace file, its arrivals kept or laid out anew."""
+    rows = draw(requests())
+    arrivals = draw(st.sampled_from(["trace", "trace", "burst", "constant", "poisson"]))
+    if draw(st.booleans()):
+        families = draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+        # The reader takes blocks of 16 full tokens for granted only when a length says so.
+        trace = write_mooncake([*rows, (rows[-1][0], 33, 2)], [*families, 0], draw(st.integers(0, 4)))
+    else:
+        trace = write_csv(rows)
+    workload: Document = {"trace": trace, "arrivals": arrivals}
+    if arrivals in ("constant", "poisson"):
+        workload["rate"] = draw(st.sampled_from(["200 /s", "2000 /s"]))
+    return workload
+
+
+@st.composite
+def machines(draw: st.DrawFn, role: str) -> Document:
+    """A pool: tiny or ample memory, any block size that divides 16, few or many seats."""
+    block = draw(st.sampled_from([1, 2, 4, 8, 16]))
+    # 150 tokens is the longest request; the tiny pool holds that one and a little more.
+    tokens = draw(st.sampled_from([176, 176, 256, 400, 4000]))
+    return {
+        "role": role,
+        "instances": draw(st.sampled_from([1, 1, 2, 3])),
+        "block_tokens": block,
+        "kv_blocks": tokens // block,
+        "max_num_seqs": draw(st.sampled_from([1, 3, 8, 32])),
+        "preemption": draw(st.sampled_from(["recompute", "swap"])),
+        "swap_space": draw(st.sampled_from(["4 GiB", "3 MB"])),
+        "watermark": draw(st.sampled_from([0.0, 0.05])),
+        "prefix_caching": draw(st.booleans()),
+        "chunk_tokens": draw(st.sampled_from([8, 32, 512])),
+    }
+
+
+@st.composite
+def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, horizon: bool = False) -> Document:
+    """A scenario of `system` (any) with cluster `settings` on top; `horizon` may end it early."""
+    name = system or draw(st.sampled_from(list(SYSTEMS)))
+    pools = [draw(machines(role)) for role in SYSTEMS[name].pools]
+    for pool in pools:
+        pool.update((settings or {}).get(pool["role"], {}))
+        preset = {**SYSTEMS[name].pools[pool["role"]], **pool}
+        if preset.get("batching") == "token-budget":
+            budget = draw(st.sampled_from([32, 64, 512]))
+            pool["max_num_batched_tokens"] = max(budget, pool["max_num_seqs"])
+            pool["long_prefill_tokens"] = draw(st.sampled_from([None, None, 16]))
+        if preset.get("batching") == "prefill-first":
+            pool["max_num_batched_tokens"] = draw(st.sampled_from([96, 512]))
+    cluster: Document = {"gpu": draw(st.sampled_from(["l40s", "h100-sxm"])), "pools": pools}
+    cluster.update((settings or {}).get("cluster", {}))
+    document: Document = {
+        "model": draw(st.sampled_from(["opt-125m", "llama-3.1-8b"])),
+        "system": name,
+        "profile": "roofline",
+        "workload": draw(workloads()),
+        "cluster": cluster,
+        "seed": draw(st.integers(0, 3)),
+    }
+    if horizon and draw(st.booleans()):
+        document["horizon"] = draw(st.sampled_from(["1 ms", "7 ms", "90 ms"]))
+    return document
+
+
+def policy_settings() -> list[tuple[str, Document]]:
+    """Every registered policy at every station that asks for its kind: a name for the test, and a system's settings.
+
+    Each is tried on the system whose station asks for it; queue, route and batching on two.
+    """
+    homes = {
+        "batching": [("vllm-v1", "hybrid"), ("tetriinfer", "prefill"), ("tetriinfer", "decode")],
+        "queue": [("vllm-v0", "hybrid"), ("vllm-v1", "hybrid"), ("tetriinfer", "prefill")],
+        "admission": [("tetriinfer", "decode")],
+        "route": [("vllm-v1", "cluster"), ("tetriinfer", "cluster")],
+        "place": [("tetriinfer", "cluster")],
+        "predict": [("tetriinfer", "cluster")],
+        "flip": [("tetriinfer", "cluster")],
+    }
+    cases: list[tuple[str, Document]] = []
+    for kind, known in POLICIES.items():
+        for name in known:
+            for system, place in homes[kind]:
+                value: Any = name
+                if kind in ("place", "predict", "flip"):
+                    value = {"policy": name}
+                if kind == "predict":
+                    value["granularity_tokens"] = 8
+                if kind == "place":
+                    value |= {"heavy_tokens": 20, "broadcast": "1 ms"}
+                if kind == "flip":
+                    value |= {"after": "5 ms", "cost": "1 ms"}
+                cases.append((f"{system} {place} {kind}={name}", {"system": system, place: {kind: value}}))
+    return cases
+
+
+def cluster_of(document: Document, exact_steps: bool = False) -> tuple[Scenario, Cluster]:
+    """The scenario and its stations at time zero."""
+    scenario = resolve(document)
+    trace = build(scenario.workload, scenario.seed)
+    return scenario, assemble(scenario, exact_steps, trace.hash_block_tokens)
+
+
+def rows(result: Result) -> dict[str, list[Any]]:
+    """A run's request rows, to be compared exactly; NaN is shown as None, since it equals nothing."""
+    return {
+        name: [None if value != value else value for value in column.tolist()]
+        for name, column in result.request_columns.items()
+    }
+
+
+__all__ = ["MOMENTS", "cluster_of", "policy_settings", "requests", "rows", "streams", "worlds", "write_csv"]
