@@ -38,6 +38,8 @@ class Alarm(Event):
     def __init__(self, callback: Callable[[Any], None]) -> None:
         # Event.__init__ is not called: it sets fields that are the same for every alarm, a million times a run.
         self.calls: list[Callable[[Any], None]] = [callback]
+        self.at = 0
+        """The moment it rings."""
 
 
 class Clock(simpy.Environment):
@@ -48,14 +50,12 @@ class Clock(simpy.Environment):
         """The present moment."""
         return self._now  # pyright: ignore[reportReturnType]
 
-    def alarm(self, delay: int, priority: int, callback: Callable[[Any], None]) -> Alarm:
-        """Call `callback(alarm)` after `delay` ticks; among simultaneous events the lowest `priority` comes first."""
-        alarm = Alarm(callback)
-        self.arm(alarm, delay, priority)
-        return alarm
+    def arm(self, alarm: Alarm, at: int, priority: int) -> None:
+        """Set an alarm that is new or has rung; among simultaneous ones the lowest `priority` comes first.
 
-    def arm(self, alarm: Alarm, delay: int, priority: int) -> None:
-        """Set an alarm that is new or has rung (SimPy takes an event's callbacks away when it processes it)."""
+        What Environment.schedule does, with priorities beyond SimPy's two, and with the list of callbacks that SimPy
+        takes away when it processes an event put back.
+        """
         alarm.callbacks = alarm.calls
-        # What Environment.schedule does, with priorities beyond SimPy's two.
-        heappush(self._queue, (self._now + delay, priority, next(self._eid), alarm))  # pyright: ignore[reportArgumentType]
+        alarm.at = at
+        heappush(self._queue, (at, priority, next(self._eid), alarm))  # pyright: ignore[reportArgumentType]

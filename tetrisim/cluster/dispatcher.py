@@ -58,7 +58,7 @@ class Dispatcher:
 
     def _retry_later(self) -> None:
         period = self._broadcast.period
-        self.env.alarm(period - self.env.now % period, MONITOR, self._on_broadcast)
+        self.env.arm(Alarm(self._on_broadcast), (self.env.now // period + 1) * period, MONITOR)
 
     def _on_broadcast(self, event: Alarm) -> None:
         held = self._held

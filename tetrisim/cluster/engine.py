@@ -66,21 +66,22 @@ class Engine:
         """Room in the swap space, in blocks."""
         self._swap_room = min(self._swap_room, blocks)
 
-    def push(self, request: Request) -> None:
-        """Queue a request for prefill."""
+    def push(self, request: Request) -> bool:
+        """Queue a request for prefill; whether it might join the next step (behind others or without a seat: no)."""
+        waiting = self.waiting
+        first = not (waiting.ordered or waiting.raw)
         self.queued += 1
-        self.waiting.push(request)
+        waiting.push(request)
+        return first and len(self.running) < self.max_seqs
 
-    def receive(self, request: Request) -> None:
-        """Queue a request whose prompt KV has arrived."""
+    def receive(self, request: Request) -> bool:
+        """Queue a request whose prompt KV has arrived; whether it might join the next step."""
+        first = not self.received
         self.queued += 1
         self.received.append(request)
-        if len(self.received) == 1:
+        if first:
             self._changed = True  # behind others it changes nothing: they are tried first
-
-    def may_start(self, in_queue: int) -> bool:
-        """Whether the only request of a queue of this length could join the next step."""
-        return in_queue == 1 and len(self.running) < self.max_seqs
+        return first and len(self.running) < self.max_seqs
 
     def plan(self) -> list[Piece]:
         """Form the next step: the prefill pieces in it. Memory is taken, and victims are preempted, here.

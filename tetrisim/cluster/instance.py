@@ -58,6 +58,50 @@ class LoadSnapshot:
 class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
+    __slots__ = (
+        "_cut",
+        "_exact",
+        "_first",
+        "_fresh",
+        "_gaps",
+        "_last_emit",
+        "_pending",
+        "_pieces",
+        "_priority",
+        "_row",
+        "_segment",
+        "_slope",
+        "_start",
+        "_step_alarm",
+        "_steps",
+        "_wake_alarm",
+        "_window_alarm",
+        "assigned",
+        "available_from",
+        "busy_ticks",
+        "engine",
+        "env",
+        "first_work",
+        "flips",
+        "gpu",
+        "gpus",
+        "idle_since",
+        "last_work",
+        "load",
+        "name",
+        "number",
+        "on_broadcast",
+        "on_finished",
+        "on_prefilled",
+        "role",
+        "snapshot",
+        "snapshot_until",
+        "steps",
+        "swap_ticks",
+        "swap_ticks_per_block",
+        "timer",
+    )
+
     def __init__(self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool) -> None:
         self.env = env
         self.number = number
@@ -108,8 +152,11 @@ class Instance:
     def submit(self, request: Request) -> None:
         """A request to prefill here."""
         self.assigned += 1
-        self.engine.push(request)
-        self._notice(len(self.engine.waiting))
+        may_join = self.engine.push(request)
+        if self._pending is None:
+            self._wake()
+        elif may_join and not self._cut:
+            self._shorten()
 
     def expect(self, request: Request) -> None:
         """A request that was placed here: its KV is on its way."""
@@ -120,8 +167,11 @@ class Instance:
 
     def receive(self, request: Request) -> None:
         """An expected request: its prompt's KV has arrived."""
-        self.engine.receive(request)
-        self._notice(len(self.engine.received))
+        may_join = self.engine.receive(request)
+        if self._pending is None:
+            self._wake()
+        elif may_join and not self._cut:
+            self._shorten()
 
     def release(self, request: Request) -> None:
         """The KV of a request prefilled here has been sent."""
@@ -136,24 +186,19 @@ class Instance:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    def _notice(self, queued: int) -> None:
-        if self._pending is None:
-            self._wake()
-        elif not self._cut and self.engine.may_start(queued):
-            self._shorten()
-
     def _wake(self) -> None:
         """Start once all that happens at this moment has happened: now if nothing else is due now."""
-        env = self.env
+        env, alarm = self.env, self._wake_alarm
         now = env.now
-        self._pending = self._wake_alarm
+        self._pending = alarm
         if env.peek() > now >= self.available_from:
-            self._on_wake(self._wake_alarm)
+            alarm.at = now
+            self._on_wake(alarm)
         else:
-            env.arm(self._wake_alarm, max(0, self.available_from - now), WAKE + self._priority)
+            env.arm(alarm, max(now, self.available_from), WAKE + self._priority)
 
     def _on_wake(self, alarm: Alarm) -> None:
-        now = self.env.now
+        now = alarm.at
         if now >= self.snapshot_until:
             self._broadcast()
         if self.first_work == NEVER:
@@ -212,7 +257,7 @@ class Instance:
         self._pieces = pieces
         self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
         self._pending = alarm = self._step_alarm
-        self.env.arm(alarm, ticks, self._priority)
+        self.env.arm(alarm, now + ticks, self._priority)
 
     def _whole_chunks(self, pieces: list[Piece], width: int) -> int:
         """Chunks that one long prompt fills alone, run on as one event: nobody can join before the last of them."""
@@ -225,7 +270,7 @@ class Instance:
         return self.timer.chunks(take, request.computed + take, more)
 
     def _on_step(self, alarm: Alarm) -> None:
-        now = self.env.now
+        now = alarm.at
         if now >= self.snapshot_until:
             self._broadcast()
         engine = self.engine
@@ -302,18 +347,19 @@ class Instance:
         self._start, self._first, self._slope, self._steps = now, first, slope, steps
         self._cut = steps == 1
         self._pending = alarm = self._window_alarm
-        self.env.arm(alarm, steps * first + slope * (steps * (steps - 1) // 2), self._priority)
+        self.env.arm(alarm, now + steps * first + slope * (steps * (steps - 1) // 2), self._priority)
 
     def _shorten(self) -> None:
         """End the window with the step in progress."""
         self._cut = True
-        passed = self.env.now - self._start
-        steps = self._steps_before(passed) + 1
+        start = self._start
+        steps = self._steps_before(self.env.now - start) + 1
         if steps < self._steps:
             self._steps = steps
-            length = steps * self._first + self._slope * (steps * (steps - 1) // 2)
-            # The old alarm will ring unheard; the next window has to arm a new one.
-            self._pending = self._window_alarm = self.env.alarm(length - passed, self._priority, self._on_window)
+            # The old alarm will ring unheard, so from now on there is a new one.
+            self._pending = self._window_alarm = alarm = Alarm(self._on_window)
+            end = start + steps * self._first + self._slope * (steps * (steps - 1) // 2)
+            self.env.arm(alarm, end, self._priority)
 
     def _steps_before(self, elapsed: int) -> int:
         """How many steps of the window end before `elapsed` ticks of it: the quadratic, then exact whole numbers."""
@@ -335,7 +381,7 @@ class Instance:
     def _on_window(self, alarm: Alarm) -> None:
         if alarm is not self._pending:
             return  # shortened since
-        now, start, steps = self.env.now, self._start, self._steps
+        now, start, steps = alarm.at, self._start, self._steps
         if now >= self.snapshot_until:
             self._broadcast()
         engine = self.engine

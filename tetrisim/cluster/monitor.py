@@ -69,12 +69,12 @@ class FlipWatch:
 
     def start(self) -> None:
         """Look for the first time when an instance can have been idle for long enough."""
-        self.env.alarm(self._after, MONITOR, self._on_check)
+        self.env.arm(Alarm(self._on_check), self.env.now + self._after, MONITOR)
 
-    def _on_check(self, event: Alarm) -> None:
+    def _on_check(self, alarm: Alarm) -> None:
         if not self.running():
             return
-        now = self.env.now
+        now = alarm.at
         wait = self._after
         for instance in self._instances:
             if instance.assigned:
@@ -84,7 +84,7 @@ class FlipWatch:
                 wait = min(wait, self._after - idle)
             elif self._policy(self._view(instance, idle), self._spec):
                 self._flip(instance)
-        self.env.alarm(wait, MONITOR, self._on_check)
+        self.env.arm(alarm, now + wait, MONITOR)
 
     def _view(self, instance: Instance, idle: int) -> FlipView:
         peers = sum(other.role == instance.role for other in self._instances)

@@ -102,7 +102,7 @@ class Scheduler:
     def _await(self) -> None:
         self._next = request = next(self._source, None)
         if request is not None:
-            self.env.arm(self._alarm, request.arrival - self.env.now, ARRIVE)
+            self.env.arm(self._alarm, request.arrival, ARRIVE)
 
     def _on_arrival(self, event: Alarm) -> None:
         request = self._next

@@ -33,7 +33,7 @@ class Links:
         self.sent_tokens += request.prompt
         delivery = _Delivery(self._arrive)
         delivery.source, delivery.target, delivery.request = source, target, request
-        self.env.arm(delivery, end - now, DELIVER)
+        self.env.arm(delivery, end, DELIVER)
 
     def _arrive(self, delivery: "_Delivery") -> None:
         self.received_tokens += delivery.request.prompt
