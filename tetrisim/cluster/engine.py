@@ -45,6 +45,7 @@ class Engine:
         self.queued = 0
         """Requests that a step could take up: waiting, received, swapped out, or in the middle of their prefill."""
         self.max_seqs = pool.max_num_seqs or sys.maxsize
+        self.role = pool.role
         # A prefill instance takes a prompt's blocks at once: it keeps them until the KV has been sent anyway.
         self._whole_prompts = pool.role == "prefill"
         self._swap_room = 0
@@ -88,12 +89,15 @@ class Engine:
 
         No pieces and `grown` unset: the batch decodes by itself (a window may start), or there is nothing to do.
         """
+        pieces: list[Piece] = []
+        if self.role == "prefill":
+            self._admit_waiting(pieces, self._extend_partials(pieces, 0) if self.partials else 0)
+            return pieces
         self.grown = False
         self.moved_blocks = 0
         if self.joined or self.preempted:
             self.joined = []
             self.preempted = []
-        pieces: list[Piece] = []
         if self._mixes:
             self._plan_mixed(pieces)
             return pieces
@@ -103,7 +107,8 @@ class Engine:
                 self._admit_waiting(pieces, scheduled)
         if not pieces:
             # A step of decodes alone: room for each, then those that come back or come in.
-            self._make_room()
+            if self.batch.next_blocks() > self.kv.free:
+                self._make_room()
             if not self.preempted and (self.swapped or self._changed):
                 self._resume()
         return pieces

@@ -214,9 +214,15 @@ class Instance:
         engine = self.engine
         if engine.queued or engine.batch.next_blocks() > engine.kv.free:
             pieces = engine.plan()
-            if engine.preempted or engine.joined:
+            if engine.joined or engine.preempted:
                 self._note_moves(now)
-            if pieces or engine.grown:
+            if pieces:
+                if self.role == "prefill":
+                    self._start_chunk(pieces, now)
+                else:
+                    self._start_step(pieces, now)
+                return
+            if engine.grown:
                 self._start_step(pieces, now)
                 return
         if engine.batch.n:
@@ -236,7 +242,7 @@ class Instance:
                 self.load.join(request)
 
     def _start_step(self, pieces: list[Piece], now: int) -> None:
-        """One step with prefill in it."""
+        """One step with prefill in it, where decodes run too."""
         engine, batch = self.engine, self.engine.batch
         n = batch.n if engine.grown else 0
         tokens = n
@@ -247,27 +253,40 @@ class Instance:
             if request.prefill_start == NEVER:
                 request.prefill_start = now
                 request.prefill_instance = self.number
-        padded = engine.batching.padded
-        width = tokens if tokens > padded else padded
-        ticks = self.timer.step(width, shapes, n, batch.context if n else 0, batch.longest() if n else 0)
-        if padded and len(pieces) == 1 and not self._exact:
-            ticks += self._whole_chunks(pieces, width)
+        tokens = max(tokens, engine.batching.padded)
+        ticks = self.timer.step(tokens, shapes, n, batch.context, batch.longest())
         if engine.moved_blocks:
             ticks += self._swap()
+        self._arm_step(pieces, now, ticks)
+
+    def _start_chunk(self, pieces: list[Piece], now: int) -> None:
+        """One step of a prefill instance; or all chunks but the last of a prompt that fills them alone, as one event.
+
+        Nobody can join before the last of them, and nobody outside sees the others.
+        """
+        request, take = pieces[0]
+        batching = self.engine.batching
+        if len(pieces) == 1:
+            done = request.computed
+            if request.prefill_start == NEVER:
+                request.prefill_start = now
+                request.prefill_instance = self.number
+            more = 0 if take != batching.padded or self._exact else (request.target - done - take - 1) // take
+            if more > 0:
+                pieces[0] = (request, take * (1 + more))
+                self.steps += more
+                ticks = self.timer.chunks(take, done, 1 + more)
+            else:
+                ticks = self.timer.prefill(max(take, batching.padded), 1, take, done)
+            self._arm_step(pieces, now, ticks)
+        else:
+            self._start_step(pieces, now)
+
+    def _arm_step(self, pieces: list[Piece], now: int, ticks: int) -> None:
         self._pieces = pieces
         self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
         self._pending = alarm = self._step_alarm
         self.env.arm(alarm, now + ticks, self._priority)
-
-    def _whole_chunks(self, pieces: list[Piece], width: int) -> int:
-        """Chunks that one long prompt fills alone, run on as one event: nobody can join before the last of them."""
-        request, take = pieces[0]
-        more = (request.target - request.computed - take - 1) // take if take == width else 0
-        if more <= 0:
-            return 0
-        pieces[0] = (request, take * (1 + more))
-        self.steps += more
-        return self.timer.chunks(take, request.computed + take, more)
 
     def _on_step(self, alarm: Alarm) -> None:
         now = alarm.at

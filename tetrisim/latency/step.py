@@ -80,28 +80,45 @@ class StepTimer:
     def step(self, tokens: int, pieces: list[tuple[int, int]], n: int, context: int, longest: int) -> int:
         """Ticks of one step with prefill `pieces` of (chunk, cached) and `n` decodes over `context` tokens in all.
 
-        `longest` is the longest context among the decodes (read only when `skewed`).
-
-        `tokens` is what the linear ops run over: new tokens, and padding where the batching pads.
+        `tokens` is what the linear ops run over: new tokens, and padding where the batching pads. `longest` is the
+        longest context among the decodes (read only when `skewed`).
         """
-        sequences = n + len(pieces)
-        try:
-            ticks = self._linear_ticks[tokens] + self._head_ticks[sequences]
-        except IndexError:
-            self._grow(tokens, sequences)
-            ticks = self._linear_ticks[tokens] + self._head_ticks[sequences]
+        chunk, cached = (0.0, 0.0) if not pieces else pieces[0] if len(pieces) == 1 else equivalent_prefill(pieces)
+        if not n:
+            return self.prefill(tokens, len(pieces), chunk, cached)
+        attention, mean = self.attention, context / n
         if pieces:
-            chunk, cached = pieces[0] if len(pieces) == 1 else equivalent_prefill(pieces)
-            seconds, inside = self.attention.mixed(chunk, cached, n, context / n if n else 0.0)
-            if self.skewed and n > 1:
-                alpha = self.attention.alpha(chunk, n)
-                seconds += alpha * (self.attention.mixed(chunk, cached, n, longest)[0] - seconds)
+            seconds, inside = attention.mixed(chunk, cached, n, mean)
         else:
-            seconds, inside = self.attention.decode(n, context / n)
-            if self.skewed and n > 1:
-                seconds += self.attention.alpha(0, n) * (self.attention.decode(n, longest)[0] - seconds)
+            seconds, inside = attention.decode(n, mean)
+        if self.skewed and n > 1:
+            uneven = attention.mixed(chunk, cached, n, longest) if pieces else attention.decode(n, longest)
+            seconds += attention.alpha(chunk, n) * (uneven[0] - seconds)
+        return self._total(tokens, n + len(pieces), seconds, inside)
+
+    def prefill(self, tokens: int, sequences: int, chunk: float, cached: float) -> int:
+        """Ticks of one step that prefills `chunk` tokens over `cached` ones, and decodes nothing."""
+        seconds, inside = self.attention.mixed(chunk, cached, 0, 0.0)
+        if self.labelled:
+            return self._total(tokens, sequences, seconds, inside)
+        try:
+            return self._linear_ticks[tokens] + self._head_ticks[sequences] + int(seconds * self._layer_ticks)
+        except IndexError:
+            return self._total(tokens, sequences, seconds, inside)
+
+    def chunks(self, tokens: int, cached: int, count: int) -> int:
+        """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone."""
+        total, prefill = 0, self.prefill
+        for done in range(cached, cached + count * tokens, tokens):
+            total += prefill(tokens, 1, tokens, done)
+        return total
+
+    def _total(self, tokens: int, sequences: int, seconds: float, inside: bool) -> int:
+        """The step with `seconds` of attention a layer; enters it in the ledger."""
+        if tokens >= len(self._linear_ticks) or sequences >= len(self._head_ticks):
+            self._grow(tokens, sequences)
         attention = int(seconds * self._layer_ticks)
-        ticks += attention
+        ticks = self._linear_ticks[tokens] + self._head_ticks[sequences] + attention
         if self.labelled:
             linear, head = self._linear, self._head
             self.total += ticks
@@ -110,14 +127,6 @@ class StepTimer:
             if not inside:
                 self.estimated += attention
         return ticks
-
-    def chunks(self, tokens: int, cached: int, count: int) -> int:
-        """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone."""
-        total = 0
-        for _ in range(count):
-            total += self.step(tokens, [(tokens, cached)], 0, 0, 0)
-            cached += tokens
-        return total
 
     def account(self, row: DecodeRow, segment: int, ticks: int) -> None:
         """Enter a run of decode steps in the ledger."""
