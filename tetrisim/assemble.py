@@ -84,9 +84,8 @@ class Cluster:
             find_policy("admission", pool.admission, f"{where}.admission"),
         )
         engine.limit_swap(int(pool.swap_space_bytes * pool.tensor_parallel / block_bytes))
-        instance.engine = engine
         instance.on_broadcast, instance.snapshot_until = None, FOREVER
-        instance.role, instance.gpu, instance.gpus = pool.role, gpu.name, pool.tensor_parallel
+        instance.gpu, instance.gpus = gpu.name, pool.tensor_parallel
         instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
         key = (gpu.name, pool.tensor_parallel)
         if key not in self._timers:
@@ -95,7 +94,7 @@ class Cluster:
             )
             self._timers[key] = timer
             self._sources[source] = None
-        instance.timer = self._timers[key]
+        instance.equip(engine, self._timers[key])
         if instance.timer.skewed:
             engine.batch.track_longest()
         self._pools[instance.number] = pool

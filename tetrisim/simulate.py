@@ -107,6 +107,8 @@ def _run(scenario: Scenario, cluster: Cluster, requests: Iterator[Request]) -> N
             cluster.env.run(until=ticks(scenario.horizon_s))
             for request in requests:  # submitted, but the horizon came first
                 cluster.recorder.requests.append(request)
+        for instance in cluster.instances:
+            instance.settle(cluster.env.now)
     finally:
         if collecting:
             gc.enable()

@@ -273,13 +273,14 @@ class Engine:
         """Apply a planned step; returns the requests whose prefill it finished, still running and not in the batch."""
         if self.grown:
             self.batch.advance(1)
+        partials = self.partials
         done: list[Request] = []
         for request, take in pieces:
-            computed = request.computed = request.computed + take
+            request.computed = computed = request.computed + take
             if computed == request.target:
                 done.append(request)
-                if self.partials and request in self.partials:
-                    self.partials.remove(request)
+                if partials and request in partials:
+                    partials.remove(request)
                     self.queued -= 1
         return done
 

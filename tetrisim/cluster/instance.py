@@ -14,6 +14,8 @@ from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
 from tetrisim.latency.step import FOREVER, DecodeRow, StepTimer
 
+_NOTHING: Piece = (Request(NEVER, 0, 0, 0, 0), 0)
+
 
 class DecodeLoad:
     """Decodes assigned to an instance, as the monitor broadcasts them."""
@@ -67,6 +69,7 @@ class Instance:
         "_last_emit",
         "_pending",
         "_pieces",
+        "_prefill_steps",
         "_priority",
         "_row",
         "_segment",
@@ -76,6 +79,7 @@ class Instance:
         "_steps",
         "_wake_alarm",
         "_window_alarm",
+        "_woke",
         "assigned",
         "available_from",
         "busy_ticks",
@@ -96,7 +100,6 @@ class Instance:
         "role",
         "snapshot",
         "snapshot_until",
-        "steps",
         "swap_ticks",
         "swap_ticks_per_block",
         "timer",
@@ -135,7 +138,8 @@ class Instance:
         self._last_emit = NEVER
         self._fresh: dict[Request, None] = {}
         # what the run adds up
-        self.steps = 0
+        self._prefill_steps = 0
+        self._woke = 0
         self.busy_ticks = 0
         self.swap_ticks = 0
         self.flips = 0
@@ -184,6 +188,24 @@ class Instance:
         """Steps of the window in progress that ended before `moment`; 0 outside a window."""
         return self._steps_before(moment - self._start) if self._steps else 0
 
+    @property
+    def steps(self) -> int:
+        """Engine steps so far."""
+        return self._prefill_steps + self.engine.batch.step_no
+
+    def equip(self, engine: Engine, timer: StepTimer) -> None:
+        """Put an engine in (at a change of role: another one)."""
+        if self.role:
+            self._prefill_steps = self.steps
+        self.engine, self.timer = engine, timer
+        self.role = engine.role
+
+    def settle(self, now: int) -> None:
+        """Count the work of the spell in progress, as far as it goes."""
+        if self._pending is not None and now > self._woke:
+            self.busy_ticks += now - self._woke
+            self._woke = self.last_work = now
+
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
@@ -201,6 +223,7 @@ class Instance:
         now = alarm.at
         if now >= self.snapshot_until:
             self._broadcast()
+        self._woke = now
         if self.first_work == NEVER:
             self.first_work = now
         self._next(now)
@@ -212,22 +235,18 @@ class Instance:
     def _next(self, now: int) -> None:
         """Form the next step and start it, or rest."""
         engine = self.engine
-        if engine.queued or engine.batch.next_blocks() > engine.kv.free:
+        batch = engine.batch
+        if engine.queued or engine.kv.free < batch.n:
             pieces = engine.plan()
             if engine.joined or engine.preempted:
                 self._note_moves(now)
-            if pieces:
-                if self.role == "prefill":
-                    self._start_chunk(pieces, now)
-                else:
-                    self._start_step(pieces, now)
-                return
-            if engine.grown:
+            if pieces or engine.grown:
                 self._start_step(pieces, now)
                 return
-        if engine.batch.n:
+        if batch.n:
             self._start_window(now)
         else:
+            self.settle(now)
             self._pending = None
 
     def _note_moves(self, now: int) -> None:
@@ -242,10 +261,32 @@ class Instance:
                 self.load.join(request)
 
     def _start_step(self, pieces: list[Piece], now: int) -> None:
-        """One step with prefill in it, where decodes run too."""
+        """One step with prefill in it."""
+        engine = self.engine
+        grown = engine.grown
+        request, take = pieces[0] if pieces else _NOTHING
+        if len(pieces) == 1 and not grown:
+            if request.prefill_start == NEVER:
+                request.prefill_start = now
+                request.prefill_instance = self.number
+            padded = engine.batching.padded
+            if take == padded and not self._exact:
+                ticks = self._chunks(pieces, request, take)
+            else:
+                ticks = self.timer.prefill(take if take > padded else padded, 1, take, request.computed)
+        else:
+            ticks = self._mixed(pieces, now)
+        if engine.moved_blocks:
+            ticks += self._swap()
+        self._pieces = pieces
+        self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
+        self._pending = alarm = self._step_alarm
+        self.env.arm(alarm, now + ticks, self._priority)
+
+    def _mixed(self, pieces: list[Piece], now: int) -> int:
+        """The length of a step with several prefills, or with decodes beside prefill."""
         engine, batch = self.engine, self.engine.batch
-        n = batch.n if engine.grown else 0
-        tokens = n
+        tokens = n = batch.n if engine.grown else 0
         shapes: list[tuple[int, int]] = []
         for request, take in pieces:
             shapes.append((take, request.computed))
@@ -253,56 +294,33 @@ class Instance:
             if request.prefill_start == NEVER:
                 request.prefill_start = now
                 request.prefill_instance = self.number
-        tokens = max(tokens, engine.batching.padded)
-        ticks = self.timer.step(tokens, shapes, n, batch.context, batch.longest())
-        if engine.moved_blocks:
-            ticks += self._swap()
-        self._arm_step(pieces, now, ticks)
+        return self.timer.step(max(tokens, engine.batching.padded), shapes, n, batch.context, batch.longest())
 
-    def _start_chunk(self, pieces: list[Piece], now: int) -> None:
-        """One step of a prefill instance; or all chunks but the last of a prompt that fills them alone, as one event.
+    def _chunks(self, pieces: list[Piece], request: Request, take: int) -> int:
+        """The length of all chunks but the last of a prompt that fills them alone, run as one event.
 
-        Nobody can join before the last of them, and nobody outside sees the others.
+        Nobody can join before the last of them, and nobody outside sees the others end.
         """
-        request, take = pieces[0]
-        batching = self.engine.batching
-        if len(pieces) == 1:
-            done = request.computed
-            if request.prefill_start == NEVER:
-                request.prefill_start = now
-                request.prefill_instance = self.number
-            more = 0 if take != batching.padded or self._exact else (request.target - done - take - 1) // take
-            if more > 0:
-                pieces[0] = (request, take * (1 + more))
-                self.steps += more
-                ticks = self.timer.chunks(take, done, 1 + more)
-            else:
-                ticks = self.timer.prefill(max(take, batching.padded), 1, take, done)
-            self._arm_step(pieces, now, ticks)
-        else:
-            self._start_step(pieces, now)
-
-    def _arm_step(self, pieces: list[Piece], now: int, ticks: int) -> None:
-        self._pieces = pieces
-        self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
-        self._pending = alarm = self._step_alarm
-        self.env.arm(alarm, now + ticks, self._priority)
+        count = max(1, (request.target - request.computed - 1) // take)
+        pieces[0] = (request, take * count)
+        self._prefill_steps += count - 1
+        return self.timer.chunks(take, request.computed, count)
 
     def _on_step(self, alarm: Alarm) -> None:
         now = alarm.at
         if now >= self.snapshot_until:
             self._broadcast()
         engine = self.engine
-        grown = engine.grown
-        if grown:
+        if engine.grown:
             self._emit(now)
-        prefilled = engine.complete(self._pieces)
-        self.steps += 1
-        self.busy_ticks += now - self._start
-        self.last_work = now
-        self._steps = 0
-        if grown:
-            self._finish_due(now)
+            prefilled = engine.complete(self._pieces)
+            self._steps = 0
+            if engine.batch.due[0][0] <= engine.batch.step_no:
+                self._finish_due(now)
+        else:
+            prefilled = engine.complete(self._pieces)
+            self._steps = 0
+            self._prefill_steps += 1
         for request in prefilled:
             self._show_token(request, now)
         self._next(now)
@@ -415,9 +433,6 @@ class Instance:
         engine.kv.grow(batch, engine.running, steps)
         batch.step_no = step_no = batch.step_no + steps
         batch.context += steps * batch.n
-        self.steps += steps
-        self.busy_ticks += now - start
-        self.last_work = now
         self._steps = 0
         if batch.due[0][0] <= step_no:
             self._finish_due(now)

@@ -12,6 +12,9 @@ from tetrisim.policies.views import LoadView, RequestView, Rng
 Route = Callable[[LoadView, RequestView, Rng], int]
 
 
+FEW = 16
+"""Up to so many instances, looking at each is faster than keeping a heap."""
+
 PACK_GAPS = 500_000
 """Gap rows that are kept as Python objects at most (about 80 MB)."""
 
@@ -24,15 +27,16 @@ class LoadIndex:
 
     def __init__(self, members: list[Instance]) -> None:
         self.members: list[Instance] = []
-        self._loads: dict[int, int] = {}
+        self._loads: list[int] = []
         self._place: dict[int, int] = {}
         self._heap: list[tuple[int, int]] = []
         self.change(members)
 
     def change(self, members: list[Instance]) -> None:
         """Replace the members; those that stay keep their load, new ones have none."""
+        known = {member.number: load for member, load in zip(self.members, self._loads, strict=True)}
         self.members = members
-        self._loads = {member.number: self._loads.get(member.number, 0) for member in members}
+        self._loads = [known.get(member.number, 0) for member in members]
         self._place = {member.number: place for place, member in enumerate(members)}
         self._compact()
 
@@ -43,34 +47,39 @@ class LoadIndex:
 
     def load(self, member: int) -> int:
         """The load of one."""
-        return self._loads[self.members[member].number]
+        return self._loads[member]
 
     def least_loaded(self) -> int:
         """The first of those with the least load."""
         heap, loads = self._heap, self._loads
-        load, number = heap[0]
-        while load != loads[number]:
+        if len(loads) <= FEW:
+            return loads.index(min(loads))
+        load, member = heap[0]
+        while load != loads[member]:
             # The heap holds a lower bound for each member: one that has grown since is put back at its true load.
-            if load < loads[number]:
-                heapreplace(heap, (loads[number], number))
+            if load < loads[member]:
+                heapreplace(heap, (loads[member], member))
             else:
                 heappop(heap)
-            load, number = heap[0]
-        return self._place[number]
+            load, member = heap[0]
+        return member
 
-    def grow(self, number: int, load: int) -> None:
-        """An instance has taken on load; the heap learns of it when it matters."""
-        self._loads[number] += load
+    def grow(self, member: int, load: int) -> None:
+        """A member has taken on load; the heap learns of it when it matters."""
+        self._loads[member] += load
 
     def shrink(self, number: int, load: int) -> None:
-        """An instance is done with some of its load."""
-        left = self._loads[number] = self._loads[number] - load
-        heappush(self._heap, (left, number))
-        if len(self._heap) > 64 + 8 * len(self._loads):
-            self._compact()
+        """The instance of this number is done with some of its load."""
+        member = self._place[number]
+        loads = self._loads
+        loads[member] = left = loads[member] - load
+        if len(loads) > FEW:
+            heappush(self._heap, (left, member))
+            if len(self._heap) > 8 * len(loads):
+                self._compact()
 
     def _compact(self) -> None:
-        self._heap = [(load, number) for number, load in self._loads.items()]
+        self._heap = [(load, member) for member, load in enumerate(self._loads)]
         heapify(self._heap)
 
 
@@ -117,8 +126,9 @@ class Scheduler:
             recorder.pack()
         self.unfinished += 1
         index = self.index
-        instance = index.members[self._route(index, request, self._rng)]
-        index.grow(instance.number, request.prompt if instance.role == "prefill" else 1)
+        member = self._route(index, request, self._rng)
+        instance = index.members[member]
+        index.grow(member, request.prompt if instance.role == "prefill" else 1)
         instance.submit(request)
 
     def prefilled(self, instance: Instance, request: Request) -> None:
