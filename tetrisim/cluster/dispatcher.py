@@ -26,6 +26,7 @@ class Dispatcher:
         self._broadcast = broadcast
         self._place = place
         self._rng = rng
+        self._now = 0
         self._held: deque[tuple[Instance, Request]] = deque()
 
     @property
@@ -36,7 +37,7 @@ class Dispatcher:
     def snapshot(self, member: int) -> LoadSnapshot:
         """The load of one as of the last broadcast."""
         instance = self.members[member]
-        if self.env.now >= instance.snapshot_until:
+        if self._now >= instance.snapshot_until:
             self._broadcast.refresh(instance)
         return instance.snapshot
 
@@ -48,11 +49,12 @@ class Dispatcher:
             self._held.append((source, request))
 
     def _try(self, source: Instance, request: Request) -> bool:
+        self._now = now = self.env.now
         member = self._place(self, request, self._rng)
         if member is None:
             return False
         target = self.members[member]
-        target.expect(request)
+        target.expect(request, now)
         self.links.send(source, target, request)
         return True
 

@@ -162,9 +162,9 @@ class Instance:
         elif may_join and not self._cut:
             self._shorten()
 
-    def expect(self, request: Request) -> None:
+    def expect(self, request: Request, now: int) -> None:
         """A request that was placed here: its KV is on its way."""
-        if self.env.now >= self.snapshot_until:
+        if now >= self.snapshot_until:
             self._broadcast()
         self.assigned += 1
         self.load.add(request)

@@ -1,10 +1,13 @@
 """One attention call of one layer: measured on a grid, or from the roofline."""
 
+from collections.abc import Collection
 from math import sqrt
 from typing import Protocol
 
+import numpy as np
+
 from tetrisim.errors import ProfileError
-from tetrisim.latency.grid import Curve, Point, Product4, Slices, largest_product
+from tetrisim.latency.grid import Curve, Point, Product4, Slices, between, largest_product, smooth
 from tetrisim.latency.roofline import ATTENTION_EFFICIENCY, MEMORY_EFFICIENCY, Shard
 from tetrisim.scenario.model import DTYPE_BYTES
 
@@ -91,9 +94,22 @@ class TableAttention:
 
     measured = True
 
-    def __init__(self, known: dict[Point, float], skew: dict[tuple[int, int], float], where: str) -> None:
-        self._decode = Slices({(n, kv): time for (c, _, n, kv), time in known.items() if c == 0 and n > 0})
-        self._prefill = Slices({(c, kp): time for (c, kp, n, _), time in known.items() if c > 0 and n == 0})
+    def __init__(
+        self,
+        known: dict[Point, float],
+        skew: dict[tuple[int, int], float],
+        where: str,
+        estimated: Collection[Point] = (),
+        smooth_prefill: bool = False,
+    ) -> None:
+        """`estimated` are the points of `known` that nobody measured; `smooth_prefill` bends prefill between chunks."""
+        self._decode = Slices(
+            {(n, kv): time for (c, _, n, kv), time in known.items() if c == 0 and n > 0},
+            {(n, kv) for c, _, n, kv in estimated if c == 0},
+        )
+        prefill = {(c, kp): time for (c, kp, n, _), time in known.items() if c > 0 and n == 0}
+        guesses = {(c, kp) for c, kp, n, _ in estimated if n == 0}
+        self._prefill = Slices(*_densified(prefill, guesses)) if smooth_prefill else Slices(prefill, guesses)
         if not self._decode.keys or not self._prefill.keys:
             raise ProfileError(where, "holds no pure decode or no pure prefill rows", "both kinds of rows")
         both = {point: time for point, time in known.items() if point[0] > 0 and point[2] > 0}
@@ -128,3 +144,23 @@ class TableAttention:
         if self._mixed is not None:
             return self._mixed.at(chunk, cached, sequences, context)
         return self._prefill.at(chunk, cached)[0] + self._decode.at(sequences, context)[0], False
+
+
+def _densified(
+    known: dict[tuple[int, int], float], estimated: set[tuple[int, int]]
+) -> tuple[dict[tuple[int, int], float], set[tuple[int, int]]]:
+    """Chunks added between the measured ones: prefill time bends with the chunk, and straight lines cut the corner."""
+    chunks = sorted({chunk for chunk, _ in known})
+    added, guesses = dict(known), set(estimated)
+    for cached in {cached for _, cached in known}:
+        points = [chunk for chunk in chunks if (chunk, cached) in known]
+        if len(points) < 3:
+            continue
+        times = np.array([known[chunk, cached] for chunk in points])
+        extra = between(points)
+        for chunk, time in zip(extra, smooth(np.array(points, float), times, np.array(extra, float)), strict=True):
+            added[chunk, cached] = float(time)
+            high = int(np.searchsorted(points, chunk))
+            if (points[high], cached) in estimated or (points[high - 1], cached) in estimated:
+                guesses.add((chunk, cached))
+    return added, guesses

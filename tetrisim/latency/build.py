@@ -7,7 +7,7 @@ import numpy as np
 from tetrisim.errors import ProfileError
 from tetrisim.latency import roofline
 from tetrisim.latency.attention import RooflineAttention, TableAttention
-from tetrisim.latency.grid import Curve
+from tetrisim.latency.grid import ESTIMATED, MEASURED, Curve
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import Dense, StepTimer, Terms
 from tetrisim.latency.table import Profile, find_profile, read_profile
@@ -67,31 +67,45 @@ def _table_timer(shard: Shard, profile: Profile) -> StepTimer:
             raise ProfileError(
                 str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv"
             )
-    linear_ops = [(curve, calls.get(op, 0)) for op, curve in profile.linear.items()]
-    head_ops = [(curve, calls.get(op, 0)) for op, curve in profile.head.items()]
-    attention = TableAttention(profile.attention, profile.skew, str(profile.folder / "attention.csv"))
-
-    def reduces(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if profile.all_reduce is None or shard.tensor_parallel == 1:
-            seconds = roofline.collectives_s(shard, tokens)
-            return seconds, np.zeros(len(tokens)), seconds
-        sizes = tokens * shard.model.hidden * DTYPE_BYTES[shard.dtype]
-        return _sum([(profile.all_reduce, 2 * layers)], sizes)
-
-    def host(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if profile.host is None:
-            seconds = roofline.host_s(sequences)
-            return seconds, np.zeros(len(sequences)), seconds
-        return _sum([(profile.host, 1)], sequences)
+    linear_ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.linear]
+    head_ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.head]
+    attention = TableAttention(
+        profile.attention,
+        profile.skew,
+        str(profile.folder / "attention.csv"),
+        profile.estimated_attention,
+        profile.interpolation.get("attention_prefill") == "smooth",
+    )
 
     def linear(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _add(_sum(linear_ops, tokens), reduces(tokens))
+        return _add(_sum(linear_ops, tokens), _reduces(shard, profile, tokens))
 
     def head(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _add(_sum(head_ops, sequences), host(sequences))
+        return _add(_sum(head_ops, sequences), _host(profile, sequences))
 
     typed: tuple[Terms, Terms] = (linear, head)
     return StepTimer(Dense(typed[0], LARGEST), Dense(typed[1], LARGEST), attention, layers)
+
+
+def _reduces(shard: Shard, profile: Profile, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two all-reduces of every layer."""
+    if "all_reduce" in profile.includes:
+        return _sum([], tokens)
+    if profile.all_reduce is None or shard.tensor_parallel == 1:
+        seconds = roofline.collectives_s(shard, tokens)
+        return seconds, np.zeros(len(tokens)), seconds
+    # Activations stay at 16 bits where the weights have 8.
+    sizes = tokens * shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
+    return _sum([(profile.all_reduce, 2 * shard.model.layers)], sizes)
+
+
+def _host(profile: Profile, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if "host" in profile.includes:
+        return _sum([], sequences)
+    if profile.host is None:
+        seconds = roofline.host_s(sequences)
+        return seconds, np.zeros(len(sequences)), seconds
+    return _sum([(profile.host, 1)], sequences)
 
 
 def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,14 +113,20 @@ def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> tuple[np.ndarray, n
     total, measured, estimated = np.zeros((3, len(sizes)))
     for curve, calls in ops:
         points, values = np.array(curve.points, dtype=float), np.array(curve.values)
+        sources = np.array(curve.sources)
         seconds = np.interp(sizes, points, values)
         if len(points) > 1:
             slope = (values[-1] - values[-2]) / (points[-1] - points[-2])
             seconds = seconds + np.maximum(0.0, sizes - points[-1]) * max(0.0, slope)
         seconds = seconds * calls
         total += seconds
-        measured += np.where(np.isin(sizes, points), seconds, 0.0)
-        estimated += np.where((sizes < points[0]) | (sizes > points[-1]), seconds, 0.0)
+        low = np.clip(np.searchsorted(points, sizes, side="right") - 1, 0, len(points) - 1)
+        exact = points[low] == sizes
+        high = np.where(exact, low, np.minimum(low + 1, len(points) - 1))
+        outside = (sizes < points[0]) | (sizes > points[-1])
+        guessed = outside | (sources[low] == ESTIMATED) | (sources[high] == ESTIMATED)
+        measured += np.where(exact & (sources[low] == MEASURED), seconds, 0.0)
+        estimated += np.where(guessed, seconds, 0.0)
     return total, measured, estimated
 
 

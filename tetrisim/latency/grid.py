@@ -2,11 +2,20 @@
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from itertools import product
+from collections.abc import Collection, Iterable, Mapping
+from itertools import pairwise, product
+
+import numpy as np
 
 Point = tuple[int, int, int, int]
 """prefill_tokens, prefill_context, decode_sequences, decode_context."""
+
+MEASURED, INTERPOLATED, ESTIMATED = 0, 1, 2
+"""Where the value of a row comes from; the words in a table's `source` column, in this order."""
+SOURCES = ("measured", "interpolated", "estimated")
+
+METHODS = ("linear", "smooth")
+"""How an op is read between its points: straight lines, or `smooth` below (its points are densified once)."""
 
 
 def locate(axis: list[int], x: float) -> tuple[int, float, bool]:
@@ -26,22 +35,67 @@ def locate(axis: list[int], x: float) -> tuple[int, float, bool]:
     return index, (x - low) / (axis[index + 1] - low), True
 
 
+def smooth(points: np.ndarray, values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Monotone cubic (Fritsch and Carlson's, with Brodlie's slopes) through the logs of points and values.
+
+    `points` rise and, like `values`, are above 0; `x` lies between them. For ops whose time is a power of their size.
+    """
+    u, v, at = np.log(points), np.log(values), np.log(x)
+    width, rise = np.diff(u), np.diff(v) / np.diff(u)
+    slopes = np.concatenate([rise[:1], np.zeros(len(u) - 2), rise[-1:]])
+    for i in range(1, len(u) - 1):
+        if rise[i - 1] * rise[i] > 0:
+            one, two = 2 * width[i] + width[i - 1], width[i] + 2 * width[i - 1]
+            slopes[i] = (one + two) / (one / rise[i - 1] + two / rise[i])
+    i = np.clip(np.searchsorted(u, at, side="right") - 1, 0, len(width) - 1)
+    t = (at - u[i]) / width[i]
+    ends = (1 + 2 * t) * (1 - t) ** 2 * v[i] + t * t * (3 - 2 * t) * v[i + 1]
+    return np.exp(ends + width[i] * t * (1 - t) * ((1 - t) * slopes[i] - t * slopes[i + 1]))
+
+
+def between(points: list[int], ratio: float = 1.1) -> list[int]:
+    """Whole numbers that fill the gaps of `points` so densely that straight lines follow a smooth curve."""
+    wanted: set[int] = set()
+    for low, high in pairwise(points):
+        parts = int(np.ceil(np.log(high / low) / np.log(ratio))) if low > 0 else 1
+        wanted |= {round(low * (high / low) ** (part / parts)) for part in range(1, parts)}
+    return sorted(wanted - set(points))
+
+
 class Curve:
-    """A function of one whole number, known at some points."""
+    """A function of one whole number, known at some points; `sources` says how each value came about."""
 
-    __slots__ = ("points", "values")
+    __slots__ = ("_sure", "points", "sources", "values")
 
-    def __init__(self, known: Mapping[int, float]) -> None:
+    def __init__(self, known: Mapping[int, float], sources: Mapping[int, int] | None = None) -> None:
         self.points = sorted(known)
         self.values = [known[point] for point in self.points]
+        self.sources = [(sources or {}).get(point, MEASURED) for point in self.points]
+        sure = [source != ESTIMATED for source in self.sources]
+        self._sure = None if all(sure) else (sure, [low and high for low, high in pairwise(sure)])
 
     def at(self, x: float) -> tuple[float, bool]:
-        """The value, and whether `x` is inside the known range."""
+        """The value, and whether `x` is inside the known range, between values that are not estimates."""
         if len(self.points) == 1:
-            return self.values[0], x == self.points[0]
+            return self.values[0], x == self.points[0] and self._sure is None
         index, weight, inside = locate(self.points, x)
+        if self._sure is not None:
+            inside = inside and self._sure[weight != 0.0][index]
         low = self.values[index]
         return low + weight * (self.values[index + 1] - low), inside
+
+    def dense(self) -> "Curve":
+        """The same function with points added by `smooth`, where straight lines would cut the corner."""
+        if len(self.points) < 3 or self.points[0] < 1:
+            return self
+        extra = between(self.points)
+        values = smooth(np.array(self.points, float), np.array(self.values), np.array(extra, float)).tolist()
+        sources = dict(zip(self.points, self.sources, strict=True))
+        for x in extra:
+            index = bisect_right(self.points, x)
+            sources[x] = max(INTERPOLATED, *self.sources[index - 1 : index + 1])
+        known = dict(zip(self.points, self.values, strict=True)) | dict(zip(extra, values, strict=True))
+        return Curve(known, sources)
 
     def held(self, x: float) -> float:
         """The value, held at both ends."""
@@ -53,12 +107,13 @@ class Slices:
 
     __slots__ = ("curves", "keys")
 
-    def __init__(self, known: Mapping[tuple[int, int], float]) -> None:
+    def __init__(self, known: Mapping[tuple[int, int], float], estimated: Collection[tuple[int, int]] = ()) -> None:
         slices: dict[int, dict[int, float]] = defaultdict(dict)
         for (key, x), value in known.items():
             slices[key][x] = value
         self.keys = sorted(slices)
-        self.curves = [Curve(slices[key]) for key in self.keys]
+        guesses = {key: {x: ESTIMATED for at, x in estimated if at == key} for key in {key for key, _ in estimated}}
+        self.curves = [Curve(slices[key], guesses.get(key)) for key in self.keys]
 
     def at(self, key: float, x: float) -> tuple[float, bool]:
         """The value, and whether the point is inside the known range."""

@@ -2,20 +2,20 @@
 
 A profile is a folder `<gpu>/<model>/<dtype>/tp<k>/`. Times are microseconds for one call of an op on one GPU; all other
 columns are whole numbers. `profile.yaml` names the GPU, model, dtype and tensor_parallel of the catalog, how often each
-op runs (`calls_per_layer`, `calls_per_step`), and where the numbers come from (`source`).
+op runs (`calls_per_layer`, `calls_per_step`), and where the numbers come from (`source`); see profiles/README.md.
 """
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import yaml
 
 from tetrisim.errors import ProfileError, nearest_name
-from tetrisim.latency.grid import Curve, Point
+from tetrisim.latency.grid import ESTIMATED, MEASURED, METHODS, SOURCES, Curve, Point
 
 KEYS = {
     "linear.csv": ("op", "tokens"),
@@ -27,17 +27,32 @@ KEYS = {
         "prefill_tokens", "prefill_context", "decode_sequences", "long_sequences", "short_context", "long_context",
     ),
 }  # fmt: skip
-"""File -> its key columns; each also has `time_us`, and may have `spread_us` and `samples`.
+"""File -> its key columns; each also has `time_us`, and may have `spread_us`, `samples` and `source` (measured, unless
+it says interpolated or estimated).
 
 `skew.csv` times an attention call over `decode_sequences` decodes of which `long_sequences` have `long_context` cached
 tokens and the others `short_context`, beside the same batch all at the mean (`mean_us`) and all at `long_context`
 (`long_us`).
 """
 
+INCLUDED = ("host", "all_reduce")
+"""Terms of a step that `includes` in profile.yaml may say are part of the op times."""
+
 SKEW_GAP = 1.1
 """Skew rows count when the long batch takes this much longer than the mean one; below, alpha is noise over noise."""
 
 Row = tuple[Any, ...]
+
+
+class Cell(NamedTuple):
+    """One row of a table."""
+
+    seconds: float
+    source: int
+    line: int
+    """Its line in the file."""
+    spread: float | None
+    """Seconds, where the file gives it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,19 @@ class Profile:
     """(prefill_tokens, decode_sequences) -> alpha: a ragged batch takes mean + alpha * (longest - mean)."""
     all_reduce: Curve | None
     host: Curve | None
+    estimated_attention: frozenset[Point] = frozenset()
+    """The points of `attention` that nobody measured."""
+    interpolation: dict[str, str] = field(default_factory=dict[str, str])
+    """Op -> how to read it between its points; `linear` where it is not named."""
+    includes: frozenset[str] = frozenset()
+    """Terms of a step that the times of other ops already hold: `host`, `all_reduce`."""
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])
+    """All of profile.yaml."""
+
+    def curve(self, op: str) -> Curve:
+        """A linear or head op as it is read: with points added where its interpolation is not linear."""
+        curve = self.linear[op] if op in self.linear else self.head[op]
+        return curve.dense() if self.interpolation.get(op) == "smooth" else curve
 
     @property
     def title(self) -> str:
@@ -78,15 +106,15 @@ def find_profile(root: Path, gpu: str, model: str, dtype: str, tensor_parallel: 
 def read_profile(folder: Path) -> Profile:
     """The profile in a folder; anything malformed raises ProfileError with file and row."""
     meta = _read_meta(folder / "profile.yaml")
-    rows = {name: _read_rows(folder / name, keys) for name, keys in KEYS.items() if name != "skew.csv"}
+    tables = {name: read_rows(folder / name, keys) for name, keys in KEYS.items() if name != "skew.csv"}
     for name in ("linear.csv", "attention.csv"):
-        if not rows[name]:
+        if not tables[name]:
             raise ProfileError(str(folder / name), "is missing or empty", "measured rows")
     shards = int(meta["tensor_parallel"])
     reduce = {
-        key[1]: time for key, time in rows["collective.csv"].items() if key[0] == "all_reduce" and key[2] == shards
+        key[1]: cell for key, cell in tables["collective.csv"].items() if key[0] == "all_reduce" and key[2] == shards
     }
-    host = {key[0]: time for key, time in rows["host.csv"].items()}
+    attention = tables["attention.csv"]
     return Profile(
         folder=folder,
         gpu=str(meta["gpu"]),
@@ -96,12 +124,16 @@ def read_profile(folder: Path) -> Profile:
         source=str(meta["source"]),
         calls_per_layer=meta["calls_per_layer"],
         calls_per_step=meta["calls_per_step"],
-        linear=_by_op(rows["linear.csv"]),
-        head=_by_op(rows["head.csv"]),
-        attention=cast("dict[Point, float]", rows["attention.csv"]),
+        linear=_by_op(tables["linear.csv"]),
+        head=_by_op(tables["head.csv"]),
+        attention={cast(Point, key): cell.seconds for key, cell in attention.items()},
         skew=_read_skew(folder / "skew.csv"),
-        all_reduce=Curve(reduce) if reduce else None,
-        host=Curve(host) if host else None,
+        all_reduce=_curve(reduce) if reduce else None,
+        host=_curve({key[0]: cell for key, cell in tables["host.csv"].items()}) if tables["host.csv"] else None,
+        estimated_attention=frozenset(cast(Point, key) for key, cell in attention.items() if cell.source == ESTIMATED),
+        interpolation=meta.get("interpolation") or {},
+        includes=frozenset(meta.get("includes") or ()),
+        meta=meta,
     )
 
 
@@ -117,25 +149,35 @@ def _read_meta(path: Path) -> dict[str, Any]:
     for key, kind in wanted.items():
         if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
             raise ProfileError(str(path), f"key '{key}' is missing or of the wrong kind", kind.__name__)
+    for op, method in (meta.get("interpolation") or {}).items():
+        if method not in METHODS:
+            raise ProfileError(str(path), f"interpolation.{op} is '{method}'", "one of " + ", ".join(METHODS))
+    for term in meta.get("includes") or ():
+        if term not in INCLUDED:
+            raise ProfileError(str(path), f"includes '{term}'", "some of " + ", ".join(INCLUDED))
     return cast("dict[str, Any]", meta)
 
 
 def _read_skew(path: Path) -> dict[tuple[int, int], float]:
     """The median alpha of each (prefill tokens, sequences): single rows are noisy where the gap is small."""
-    columns = [_read_rows(path, KEYS["skew.csv"], column) for column in ("time_us", "mean_us", "long_us")]
+    columns = [read_rows(path, KEYS["skew.csv"], column) for column in ("time_us", "mean_us", "long_us")]
     alphas: dict[tuple[int, int], list[float]] = {}
-    for key, ragged in columns[0].items():
-        mean, longest = columns[1][key], columns[2][key]
+    for key, cell in columns[0].items():
+        ragged, mean, longest = cell.seconds, columns[1][key].seconds, columns[2][key].seconds
         if longest >= SKEW_GAP * mean:
             alphas.setdefault((key[0], key[2]), []).append((ragged - mean) / (longest - mean))
     return {key: min(1.0, max(0.0, median(values))) for key, values in alphas.items()}
 
 
-def _read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict[Row, float]:
-    """Key columns -> seconds in the column `timed`; an absent file is an empty table."""
+def read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict[Row, Cell]:
+    """Key columns -> the cell in the column `timed`; an absent file is an empty table.
+
+    A column that is missing, a value that is not what it should be, or a point that is there twice raises ProfileError
+    with file and row.
+    """
     if not path.is_file():
         return {}
-    table: dict[Row, float] = {}
+    table: dict[Row, Cell] = {}
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
@@ -145,11 +187,25 @@ def _read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dic
                                    nearest_name(column, columns))  # fmt: skip
         for number, row in enumerate(reader, start=2):
             where = f"{path}:{number}"
+            if None in row or None in row.values():
+                raise ProfileError(where, "has not one value a column", f"columns {', '.join(columns)}")
             key = tuple(row[column] if column == "op" else _number(row[column], where, column) for column in keys)
             if key in table:
                 raise ProfileError(where, f"the point {key} is there twice", "one row a point")
-            table[key] = _time(row[timed], where, timed)
+            spread = row.get("spread_us")
+            table[key] = Cell(
+                _time(row[timed], where, timed),
+                _source(row.get("source"), where),
+                number,
+                _time(spread, where, "spread_us", least=-1.0) if spread else None,
+            )
     return table
+
+
+def _source(text: str | None, where: str) -> int:
+    if text and text not in SOURCES:
+        raise ProfileError(where, f"source is '{text}'", "one of " + ", ".join(SOURCES), nearest_name(text, SOURCES))
+    return SOURCES.index(text) if text else MEASURED
 
 
 def _number(text: str | None, where: str, column: str) -> int:
@@ -158,18 +214,22 @@ def _number(text: str | None, where: str, column: str) -> int:
     return int(text)
 
 
-def _time(text: str | None, where: str, column: str) -> float:
+def _time(text: str | None, where: str, column: str, least: float = 0.0) -> float:
     try:
         time_us = float(text or "")
     except ValueError:
         time_us = math.nan
-    if not (math.isfinite(time_us) and time_us > 0):
+    if not (math.isfinite(time_us) and time_us > least):
         raise ProfileError(where, f"{column} is '{text}'", "microseconds above 0")
     return time_us * 1e-6
 
 
-def _by_op(rows: dict[Row, float]) -> dict[str, Curve]:
-    ops: dict[str, dict[int, float]] = {}
-    for (op, x), time in rows.items():
-        ops.setdefault(op, {})[x] = time
-    return {op: Curve(known) for op, known in ops.items()}
+def _by_op(rows: dict[Row, Cell]) -> dict[str, Curve]:
+    ops: dict[str, dict[int, Cell]] = {}
+    for (op, x), cell in rows.items():
+        ops.setdefault(op, {})[x] = cell
+    return {op: _curve(known) for op, known in ops.items()}
+
+
+def _curve(cells: dict[int, Cell]) -> Curve:
+    return Curve({x: cell.seconds for x, cell in cells.items()}, {x: cell.source for x, cell in cells.items()})

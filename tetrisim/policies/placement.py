@@ -18,9 +18,10 @@ def power_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int | N
     if second is None or second == first:
         return first
     one, two = view.snapshot(first), view.snapshot(second)
-    heavy, light = (1, 0) if request.heavy else (0, 1)
+    heavy = int(request.heavy)
     # heavy / light compared crosswise: no division by zero, and two without light ones compare by their heavy ones
-    left, right = (one.heavy + heavy) * (two.light + light), (two.heavy + heavy) * (one.light + light)
+    left = (one.heavy + heavy) * (two.light + 1 - heavy)
+    right = (two.heavy + heavy) * (one.light + 1 - heavy)
     if left == right:
         return first if one.heavy <= two.heavy else second
     return first if left < right else second

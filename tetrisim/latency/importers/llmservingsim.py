@@ -4,19 +4,17 @@ What they cannot give, and what fills the gap: host overhead between steps (stat
 tensor-parallel shard (link model); both are labelled estimated.
 """
 
-import csv
-import gzip
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from tetrisim.errors import OutputError, ProfileError, nearest_name, unknown_name
-from tetrisim.latency.table import read_profile
+from tetrisim.errors import ProfileError, nearest_name, unknown_name
+from tetrisim.latency.importers.rows import csv_rows, packed_or_plain
+from tetrisim.latency.importers.stage import Draft, install
 from tetrisim.scenario.gpu import GPUS
-from tetrisim.scenario.model import model_names
+from tetrisim.scenario.model import load_model, model_names
 
 CALLS_PER_LAYER = {
     "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
@@ -64,29 +62,18 @@ def convert(source: Path, out: Path) -> list[Path]:
     if not shards:
         raise ProfileError(str(source), "has no folder tp<k>", "tp1, tp2, ... with dense.csv and attention.csv")
     gpu, model, dtype = _names(meta, source)
-    targets = [out / gpu / model / dtype / folder.name for folder in shards]
-    for target in targets:
-        if target.exists():
-            raise OutputError(str(target), "exists already", "a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".import-") as work:
-        staged = [Path(work) / folder.name for folder in shards]
-        for folder, stage in zip(shards, staged, strict=True):
-            stage.mkdir()
-            for name, (theirs, columns) in COLUMNS.items():
-                _convert_file(folder / theirs, stage / name, columns)
-            written = {
-                "gpu": gpu, "model": model, "dtype": dtype, "tensor_parallel": int(folder.name[2:]),
-                "source": f"LLMServingSim tables of {meta['gpu']}, vLLM {meta['vllm_version']}, {meta['profiled_at']}",
-                "calls_per_layer": CALLS_PER_LAYER, "calls_per_step": CALLS_PER_STEP,
-                "provenance": {key: meta[key] for key in KEPT if key in meta},
-            }  # fmt: skip
-            (stage / "profile.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
-            read_profile(stage)
-        for stage, target in zip(staged, targets, strict=True):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            stage.rename(target)
-    return targets
+    drafts: list[Draft] = []
+    for folder in shards:
+        draft = Draft(
+            gpu, load_model(model), dtype, int(folder.name[2:]),
+            f"LLMServingSim tables of {meta['gpu']}, vLLM {meta['vllm_version']}, {meta['profiled_at']}",
+            CALLS_PER_LAYER, CALLS_PER_STEP, {key: meta[key] for key in KEPT if key in meta},
+        )  # fmt: skip
+        for name, (theirs, columns) in COLUMNS.items():
+            draft.tables[name] = (list(columns.values()), _rows(folder / theirs, columns))
+            draft.origins[name] = packed_or_plain(folder / theirs)
+        drafts.append(draft)
+    return install(drafts, out)
 
 
 def _meta(path: Path) -> dict[str, Any]:
@@ -115,25 +102,11 @@ def _names(meta: dict[str, Any], source: Path) -> tuple[str, str, str]:
     return gpu, model, str(meta["variant"])
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with their line numbers; `.gz` beside the plain name is taken too."""
-    packed = path.with_name(path.name + ".gz")
-    if not path.is_file() and not packed.is_file():
-        raise ProfileError(str(path), "is missing", f"{path.name} or {packed.name}")
-    try:
-        with path.open(newline="") if path.is_file() else gzip.open(packed, "rt", newline="") as file:
-            yield from enumerate(csv.DictReader(file), start=2)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ProfileError(str(path), f"cannot be read to its end: {error}", "a whole CSV file") from None
-
-
-def _convert_file(source: Path, target: Path, columns: dict[str, str]) -> None:
-    with target.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns.values())
-        for number, row in _rows(source):
-            for column in columns:
-                if row.get(column) in (None, ""):
-                    where, expected = f"{source}:{number}", f"columns {', '.join(columns)}"
-                    raise ProfileError(where, f"no value for '{column}'", expected, nearest_name(column, row))
-            writer.writerow([row[column] for column in columns])
+def _rows(source: Path, columns: dict[str, str]) -> Iterator[list[str]]:
+    """Their rows one by one, so that a problem found later has the same line number in their file."""
+    for where, row in csv_rows(source):
+        for column in columns:
+            if row.get(column) in (None, ""):
+                expected = f"columns {', '.join(columns)}"
+                raise ProfileError(where, f"no value for '{column}'", expected, nearest_name(column, row))
+        yield [row[column] for column in columns]

@@ -1,0 +1,64 @@
+"""`tetrisim profile measure`: measure the kernels of a model on this machine."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tetrisim.cli.common import one_line_errors
+
+if TYPE_CHECKING:
+    from tetrisim.profiling.harness import Progress
+
+ModelOption = Annotated[str, typer.Option("--model", help="A catalog name, or the path of a config.json.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cuda or cpu.")]
+TpOption = Annotated[str, typer.Option("--tp", metavar="1,2,4", help="Tensor-parallel shards to measure on one GPU.")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="bf16, fp16, fp32 or fp8 (default: bf16 on cuda, fp32 on cpu).")
+]
+BudgetOption = Annotated[str, typer.Option("--budget", help="Time for all shards together; run again to go on.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of profiles.")]
+GpuOption = Annotated[
+    str | None, typer.Option("--gpu", help="Catalog name of the GPU, where its driver's name is not recognised.")
+]
+
+
+def measure_command(
+    model: ModelOption,
+    device: DeviceOption,
+    tp: TpOption = "1",
+    dtype: DtypeOption = None,
+    budget: BudgetOption = "10m",
+    out: OutOption = Path("profiles"),
+    gpu: GpuOption = None,
+) -> None:
+    """Measure a model's kernels on this machine and write a profile; needs tetrisim[profile]."""
+    with one_line_errors():
+        from tetrisim.profiling.measure import Wish, measure
+
+        with _progress_bar() as show:
+            folders = measure(Wish(model, device, tp, dtype, budget, out, gpu), show)
+        for folder in folders:
+            typer.echo(str(folder))
+
+
+@contextmanager
+def _progress_bar() -> Generator[Callable[[str, "Progress"], None]]:
+    """A bar over the plan's units on stderr, when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda title, progress: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(title: str, progress: "Progress") -> None:
+            bar.update(task, description=f"{title}: {progress.title}", total=progress.units, completed=progress.done)
+
+        yield show

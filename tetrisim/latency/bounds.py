@@ -1,0 +1,117 @@
+"""The least time that physics allows a row of a table: bytes over the memory's bandwidth, or FLOPs over the peak."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tetrisim.errors import ProfileError
+from tetrisim.latency.roofline import Shard
+from tetrisim.latency.table import Profile, Row
+from tetrisim.scenario.gpu import load_gpu
+from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec, load_model, model_names
+
+
+class Bound(NamedTuple):
+    """The work of one call and the least seconds that it takes."""
+
+    seconds: float
+    compute: float
+    """Seconds of arithmetic alone."""
+    bytes: float
+    flops: float
+    what: str
+
+
+class Matmul(NamedTuple):
+    """One shard's matrix."""
+
+    inputs: float
+    outputs: float
+
+
+def matmuls(model: ModelSpec, cut: int) -> dict[str, Matmul]:
+    """Op -> its matrix on one of `cut` GPUs, under every name that importers and the harness use."""
+    up, down = Matmul(model.hidden, model.up_width / cut), Matmul(model.intermediate / cut, model.hidden)
+    return {
+        "qkv_proj": Matmul(model.hidden, qkv_width(model, cut)),
+        "o_proj": Matmul(model.heads * model.head_dim / cut, model.hidden),
+        "gate_up_proj": up, "up_proj": up, "fc1": up,
+        "down_proj": down, "fc2": down,
+        "lm_head": Matmul(model.hidden, -(-model.vocab // cut)),
+    }  # fmt: skip
+
+
+def qkv_width(model: ModelSpec, cut: int) -> int:
+    """Output features of one shard's query, key and value projection; a KV head is never cut."""
+    return (model.heads // cut + 2 * max(1, model.kv_heads // cut)) * model.head_dim
+
+
+def elementwise(model: ModelSpec, cut: int) -> dict[str, float]:
+    """Op -> elements that it reads and writes a token on one of `cut` GPUs, at least."""
+    qk = (model.heads // cut + max(1, model.kv_heads // cut)) * model.head_dim
+    return {
+        "layernorm": 2 * model.hidden, "final_layernorm": 2 * model.hidden, "rotary_emb": 2 * qk,
+        "act_fn": (model.up_width + model.intermediate) / cut, "embedding": 2 * model.hidden,
+    }  # fmt: skip
+
+
+def shape_of(profile: Profile) -> Shard:
+    """The shard that a profile is of: its model from the catalog, or from `shape` in profile.yaml."""
+    where = str(profile.folder / "profile.yaml")
+    gpu = load_gpu(profile.gpu, where)
+    if profile.dtype not in DTYPE_BYTES:
+        raise ProfileError(where, f"dtype is '{profile.dtype}'", "one of " + ", ".join(DTYPE_BYTES))
+    if profile.model in model_names():
+        model = load_model(profile.model)
+    else:
+        shape: Any = profile.meta.get("shape")
+        try:
+            model = ModelSpec(**shape)
+        except TypeError:
+            raise ProfileError(
+                where, f"model '{profile.model}' is not in the catalog", "its sizes under 'shape'"
+            ) from None
+    return Shard(model, gpu, profile.dtype, profile.tensor_parallel)
+
+
+def bounds(shard: Shard) -> Callable[[str, Row], Bound | None]:
+    """A function of file and key; None where the op is not one whose work is known.
+
+    Weights and KV cache have the width of the dtype, activations at least 16 bits.
+    """
+    model, cut, size = shard.model, shard.tensor_parallel, DTYPE_BYTES[shard.dtype]
+    wide = max(2, size)
+    matrices, elements = matmuls(model, cut), elementwise(model, cut)
+    heads, kv_heads = model.heads / cut, max(1.0, model.kv_heads / cut)
+    sixteen_bit = shard.gpu.flops_per_s * 2 / wide
+
+    def least(flops: float, moved: float, peak: float) -> Bound:
+        compute, memory = flops / peak, moved / shard.gpu.memory_bytes_per_s
+        return Bound(max(compute, memory), compute, moved, flops, "peak FLOP rate" if compute > memory else "memory")
+
+    def attention(chunk: int, cached: int, n: int, context: int) -> Bound:
+        pairs = chunk * (cached + chunk / 2) + n * (context + 1)
+        kv = (cached + chunk * (chunk > 0)) + n * (context + 1)
+        moved = 2 * kv_heads * model.head_dim * size * kv + 2 * heads * model.head_dim * wide * (chunk + n)
+        return least(4 * heads * model.head_dim * pairs, moved, sixteen_bit)
+
+    def all_reduce(op: str, moved: int, gpus: int) -> Bound | None:
+        seconds = 2 * (gpus - 1) / gpus * moved / (2 * shard.gpu.link_bytes_per_s)  # both ways at once
+        return Bound(seconds, seconds, moved, 0.0, "link") if op == "all_reduce" else None
+
+    def linear(op: str, rows: int) -> Bound | None:
+        if op == "whole_step":
+            weights = model.layers * model.layer_parameters / cut
+            return least(2 * rows * weights, size * weights, sixteen_bit * wide / size)
+        if op in matrices:
+            inputs, outputs = matrices[op]
+            weight = wide if op == "lm_head" else size
+            moved = weight * inputs * outputs + wide * rows * (inputs + outputs)
+            return least(2 * rows * inputs * outputs, moved, sixteen_bit * wide / weight)
+        if op in elements:
+            return least(0.0, wide * elements[op] * rows, sixteen_bit)
+        return None
+
+    known: dict[str, Callable[..., Bound | None]] = {
+        "attention.csv": attention, "collective.csv": all_reduce, "linear.csv": linear, "head.csv": linear,
+    }  # fmt: skip
+    return lambda name, key: known[name](*key) if name in known else None

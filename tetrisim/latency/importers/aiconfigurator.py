@@ -1,0 +1,232 @@
+"""aiconfigurator's shape-generic kernel tables, composed into the profile of any dense model.
+
+Measured there, and read as measured: GEMMs whose (n, k) is in the table, prefill and decode attention of the shard's
+heads, all-reduces. Composed here and labelled: GEMMs of other shapes (interpolated, or estimated outside the table),
+chunks over a cached prefix (estimated, see `prefix_s`), norms, rotary, activation, embedding and sampling (estimated
+from bytes), point-to-point (estimated from the yaml). There are no mixed batches: prefill and decode add up
+(estimated). Host overhead between steps is not there: a stated constant fills it. Experts (`moe`) are not read, as MoE models are
+not runnable; neither are sliding windows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tetrisim.errors import ProfileError, unknown_name
+from tetrisim.latency.bounds import elementwise, matmuls
+from tetrisim.latency.grid import ESTIMATED, MEASURED, smooth
+from tetrisim.latency.importers.aiconfigurator_tables import (
+    Gemm,
+    Heads,
+    System,
+    find_systems,
+    keep,
+    points,
+    read_columns,
+    systems_folder,
+)
+from tetrisim.latency.importers.stage import Draft, install
+from tetrisim.scenario.model import ModelSpec
+
+SYSTEMS = {
+    "a100_sxm": "a100-80gb", "h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "l40s": "l40s",
+    "rtx_pro_6000_server": "rtx-pro-6000",
+}  # fmt: skip
+"""Their system -> the GPU of the catalog."""
+GEMM_DTYPES = {"bf16": "bfloat16", "fp8": "fp8"}
+"""Our dtype -> theirs, for weights and KV cache alike; fp8 is W8A8 and its time includes quantising activations."""
+CALLS_PER_LAYER = {
+    "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
+}  # fmt: skip
+CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
+PREFIXES = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
+"""Cached tokens at which chunks are estimated."""
+NORM_PASSES = 2
+"""A fused add-and-norm reads and writes the residual too: twice the traffic of a plain one."""
+
+Keyed = tuple[tuple[object, ...], float, int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which profiles to compose."""
+
+    models: Sequence[ModelSpec]
+    gpus: Sequence[str]
+    """Empty: every system of the folder that the catalog knows."""
+    dtypes: Sequence[str]
+    shards: Sequence[int]
+
+
+def convert(source: Path | None, out: Path, wanted: Wanted, backend: str = "vllm") -> list[Path]:
+    """Write one profile per GPU, model, dtype and degree below `out`; returns the new folders.
+
+    Without `source` the tables of the installed package `aiconfigurator-core` are read. A table without the columns
+    expected, a shape it cannot serve, or a time that beats physics raises ProfileError, and nothing is written.
+    """
+    folder = systems_folder(source)
+    systems = find_systems(folder)
+    ours = {SYSTEMS[name]: system for name, system in systems.items() if name in SYSTEMS}
+    for gpu in wanted.gpus:
+        if gpu not in ours:
+            raise unknown_name(ProfileError, str(folder), gpu, ours)
+    if not ours:
+        raise ProfileError(str(folder), f"holds only {', '.join(systems)}", "one of " + ", ".join(SYSTEMS))
+    drafts = [
+        draft
+        for gpu in wanted.gpus or sorted(ours)
+        for dtype in wanted.dtypes
+        for draft in _drafts(gpu, ours[gpu], dtype, backend, wanted)
+    ]
+    return install(drafts, out)
+
+
+def _drafts(gpu: str, system: System, dtype: str, backend: str, wanted: Wanted) -> Iterator[Draft]:
+    if dtype not in GEMM_DTYPES:
+        raise ProfileError("--dtype", f"is '{dtype}'", "one of " + ", ".join(GEMM_DTYPES))
+    path = system.table("gemm", backend, "gemm_perf.parquet")
+    gemm = Gemm(path, GEMM_DTYPES[dtype])
+    # Checkpoints in fp8 leave the LM head in 16 bits.
+    head = gemm if dtype == "bf16" else Gemm(path, "bfloat16")
+    for model in wanted.models:
+        for cut in wanted.shards:
+            if model.heads % cut or model.intermediate % cut or (model.kv_heads % cut and cut % model.kv_heads):
+                raise ProfileError("--tp", f"{cut} does not divide the heads of {model.name}",
+                                   f"a divisor of {model.heads} heads and {model.kv_heads} KV heads")  # fmt: skip
+            shape = _Shape(system, model, dtype, cut, backend)
+            draft = shape.draft(gpu, gemm)
+            draft.add("linear.csv", shape.linear(gemm))
+            draft.add("head.csv", shape.head(head))
+            draft.add("attention.csv", shape.attention())
+            draft.add("collective.csv", shape.collectives())
+            yield draft
+
+
+class _Shape:
+    """One model, dtype and degree on one system."""
+
+    def __init__(self, system: System, model: ModelSpec, dtype: str, cut: int, backend: str) -> None:
+        self.system, self.model, self.dtype, self.cut, self.backend = system, model, dtype, cut, backend
+
+    def draft(self, gpu: str, gemm: Gemm) -> Draft:
+        """Its profile.yaml: which versions were read."""
+        files = [gemm.path, *self._attention_files(), *(path for path in self._collective_files() if path)]
+        read = {path.name.removesuffix("_perf.parquet"): path.parent.name for path in files}
+        return Draft(
+            gpu, self.model, self.dtype, self.cut,
+            f"aiconfigurator tables of {self.system.name}, {self.backend} {gemm.path.parent.name}",
+            CALLS_PER_LAYER, CALLS_PER_STEP,
+            {"system": self.system.name, "backend": self.backend, "versions": read, "unit there": "ms, mean of runs"},
+            errors={"gemm_shapes": gemm.left_out()} if gemm.left_out() else {},
+        )  # fmt: skip
+
+    def linear(self, gemm: Gemm) -> Iterator[Keyed]:
+        """The four matrices, and what only bytes are known of."""
+        matrices = matmuls(self.model, self.cut)
+        for op in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
+            inputs, outputs = matrices[op]
+            times, source = gemm.at(int(outputs), int(inputs))
+            for m, time in times.items():
+                yield (op, m), time, source
+        for op, elements in elementwise(self.model, self.cut).items():
+            passes = NORM_PASSES if "layernorm" in op else 1
+            for m, time in zip(gemm.m, self.system.seconds(2 * passes * elements * gemm.m), strict=True):
+                yield (op, int(m)), float(time), ESTIMATED
+
+    def head(self, gemm: Gemm) -> Iterator[Keyed]:
+        """The LM head over this shard's part of the vocabulary; three passes over the logits of all of it."""
+        inputs, outputs = matmuls(self.model, self.cut)["lm_head"]
+        times, source = gemm.at(int(outputs), int(inputs))
+        for m, time in times.items():
+            if m <= 2048:
+                yield ("lm_head", m), time, source
+                yield ("sampler", m), float(self.system.seconds(np.array(3 * 4 * self.model.vocab * m))), ESTIMATED
+
+    def attention(self) -> Iterator[Keyed]:
+        """Decode batches, fresh prefills of one sequence, and chunks over a cached prefix."""
+        heads, kv_heads = self.model.heads // self.cut, max(1, self.model.kv_heads // self.cut)
+        size = self.model.head_dim
+        context, generation = self._attention_files()
+        kv_dtype = GEMM_DTYPES[self.dtype]
+        decodes, source = Heads(generation, size, kv_dtype, "step").of(heads, kv_heads)
+        for (n, cached), time in decodes.items():
+            yield (0, 0, n, cached), time, source
+        batches, source = Heads(context, size, kv_dtype, "isl").of(heads, kv_heads)
+        fresh = {chunk: time for (batch, chunk), time in batches.items() if batch == 1}
+        for chunk, time in fresh.items():
+            yield (chunk, 0, 0, 0), time, source
+        single = {cached: time for (n, cached), time in decodes.items() if n == 1}
+        if len(fresh) < 3 or len(single) < 3:
+            raise ProfileError(
+                str(context), "has under three lengths of a single sequence", "isl and step of batch_size 1"
+            )
+        for cached in PREFIXES:
+            for chunk in fresh:
+                if cached + chunk <= max(self.model.max_positions, max(fresh)):
+                    yield (chunk, cached, 0, 0), prefix_s(fresh, single, chunk, cached), ESTIMATED
+
+    def collectives(self) -> Iterator[Keyed]:
+        """vLLM's all-reduce inside a CUDA graph, NCCL's other collectives, and point-to-point from the yaml."""
+        custom, nccl = self._collective_files()
+        if self.cut > 1:
+            reduces: dict[tuple[int, ...], float] = {}
+            if custom is not None:
+                table = read_columns(custom, ("num_gpus", "message_size"), ("backend",))
+                graph = np.array([str(name).endswith("_graph") for name in table["backend"]], dtype=bool)
+                reduces = points(custom, keep(table, graph), ("num_gpus", "message_size"))
+            yield from self._sized("all_reduce", reduces)
+            served = any(gpus == self.cut for gpus, _ in reduces)
+            for op in ("all_gather", "reduce_scatter", "alltoall", *(() if served else ("all_reduce",))):
+                if nccl is None:
+                    continue
+                table = read_columns(nccl, ("num_gpus", "message_size"), ("op_name", "nccl_dtype"))
+                rows = keep(table, (table["op_name"] == op) & (table["nccl_dtype"] == "half"))
+                # Its two runs differ fourfold at small sizes; what disturbs a collective only adds.
+                found = points(nccl, rows, ("num_gpus", "message_size"), fastest=True)
+                served = served or (op == "all_reduce" and any(gpus == self.cut for gpus, _ in found))
+                yield from self._sized(op, found)
+            if not served:
+                raise ProfileError(str(custom or nccl or self.system.data / "comm"),
+                                   f"has no all-reduce of {self.cut} GPUs", "num_gpus that was measured")  # fmt: skip
+        for moved in (2**exponent for exponent in range(10, 31)):
+            time = moved / self.system.node["intra_node_bw"] + self.system.node["p2p_latency"]
+            yield ("send_recv", moved, 2), time, ESTIMATED
+
+    def _sized(self, op: str, found: dict[tuple[int, ...], float]) -> Iterator[Keyed]:
+        for (gpus, elements), time in found.items():
+            if gpus == self.cut:
+                yield (op, 2 * elements, gpus), time, MEASURED  # message_size counts 16-bit elements
+
+    def _attention_files(self) -> tuple[Path, Path]:
+        find = self.system.table
+        context = find("attention", self.backend, "context_attention_perf.parquet")
+        return context, find("attention", self.backend, "generation_attention_perf.parquet")
+
+    def _collective_files(self) -> tuple[Path | None, Path | None]:
+        def optional(backend: str, file: str) -> Path | None:
+            try:
+                return self.system.table("comm", backend, file)
+            except ProfileError:
+                return None
+
+        return optional(self.backend, "custom_allreduce_perf.parquet"), optional("nccl", "nccl_perf.parquet")
+
+
+def prefix_s(fresh: dict[int, float], single: dict[int, float], chunk: int, cached: int) -> float:
+    """Seconds of `chunk` tokens over `cached` ones: the chunk's share of the work of a fresh prompt as long as both.
+
+    That is T(p+c) * ((p+c)^2 - p^2) / (p+c)^2, but never less than the chunk without its prefix, nor than one decode
+    over the same cache (`single`), which reads all of it once.
+    """
+    whole = cached + chunk
+    lengths = np.array(sorted(fresh), float)
+    times = np.array([fresh[int(length)] for length in lengths])
+    last = lengths[-1]
+    at = float(smooth(lengths, times, np.array([min(whole, last)]))[0]) * max(1.0, whole / last) ** 2
+    share = (whole**2 - cached**2) / whole**2
+    contexts = sorted(single)
+    reading = float(np.interp(cached, contexts, [single[context] for context in contexts]))
+    reading *= max(1.0, cached / contexts[-1])
+    return max(at * share, fresh[chunk], reading)

@@ -1,0 +1,191 @@
+"""The torch side of the harness: a device with a shard's buffers, and rows prepared for measuring."""
+
+import ctypes
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]
+
+from tetrisim.errors import ProfileError
+from tetrisim.latency.table import KEYS
+from tetrisim.profiling.attention import KvPool, choose_kernel
+from tetrisim.profiling.harness import Sampler
+from tetrisim.profiling.links import measured_links
+from tetrisim.profiling.ops import DTYPES, ShardOps
+from tetrisim.profiling.plan import SEQUENCES, TOKENS, Key, Limits
+from tetrisim.profiling.shape import BatchShape, ShardShape
+from tetrisim.profiling.step import Step
+from tetrisim.profiling.store import Values
+from tetrisim.profiling.timer import Neighbours, device_facts, device_state, timed
+
+CPU_THREADS = 1
+"""A second thread on a shared machine waits for whoever has the other core."""
+POOL_BYTES = {"cpu": 2**29, "cuda": 16 * 2**30}
+POOL_SHARE = 0.3
+"""Of the GPU memory that is free."""
+CPU_COLD_BYTES = 4 * 10**8
+GPU_COLD_CACHES = 3
+"""Copies of an op's weights exceed the L2 cache this many times."""
+
+
+def open_device(name: str, dtype: str) -> Any:
+    """The torch device; a name, dtype or machine that does not go together raises ProfileError."""
+    if name not in POOL_BYTES:
+        raise ProfileError("--device", f"unknown device '{name}'", "cuda or cpu")
+    if name == "cpu":
+        if dtype == "fp8":
+            raise ProfileError("--dtype", "fp8 has no matrix multiplication on a CPU", "fp32, bf16 or fp16")
+        torch.set_num_threads(CPU_THREADS)
+        _keep_freed_memory()
+    elif not torch.cuda.is_available():
+        raise ProfileError("--device", "torch sees no CUDA GPU", "--device cpu, or a machine with a GPU and its driver")
+    elif dtype == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        raise ProfileError("--dtype", f"{torch.cuda.get_device_name()} has no fp8", "bf16, fp16 or fp32")
+    elif dtype == "bf16" and torch.cuda.get_device_capability() < (8, 0):
+        raise ProfileError("--dtype", f"{torch.cuda.get_device_name()} has no bf16", "fp16 or fp32")
+    torch.set_grad_enabled(False)
+    return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc reuse what it has, as an engine's caching allocator does; else large outputs fault in new pages."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation gets a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing is given back
+    except (OSError, AttributeError):
+        return  # no glibc
+
+
+class TorchBench:
+    """Measures rows of one shard."""
+
+    def __init__(self, shape: ShardShape, device: Any) -> None:
+        self.shape, self.device = shape, device
+        self.dtype = DTYPES[shape.dtype]
+        torch.manual_seed(0)
+        self.kernel, page = choose_kernel(shape, device, self.dtype)
+        free = torch.cuda.mem_get_info()[0] * POOL_SHARE if device.type == "cuda" else POOL_BYTES["cpu"]
+        tokens = int(min(free, POOL_BYTES[device.type]) // shape.kv_token_bytes)
+        gpus = torch.cuda.device_count() if device.type == "cuda" else 1
+        self.limits = Limits(tokens - 512 * page, gpus)
+        self.cold_bytes = self._cold_bytes()
+        most = max(max(level) for level in TOKENS if level)
+        self.ops = ShardOps(shape, device, self.cold_bytes, most, max(max(level) for level in SEQUENCES if level))
+        self.pool = KvPool(shape, tokens, page, device, self.dtype)
+        self._neighbours = Neighbours()
+        self._links: dict[Key, Values] = {}
+
+    def prepare(self, file: str, key: Key) -> Sampler | None:
+        """See Bench.prepare."""
+        row: dict[str, Any] = dict(zip(KEYS[file], key, strict=True))
+        try:
+            return getattr(self, f"_{file.removesuffix('.csv')}")(**row)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return None
+
+    def disturbance(self) -> float:
+        """A busy processor does not slow a GPU's kernels."""
+        return self._neighbours.share() if self.device.type == "cpu" else 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """See Bench.facts."""
+        matmul = "torch._scaled_mm, static scales" if self.shape.dtype == "fp8" else "torch.mm and addmm"
+        return {
+            "kernels": {
+                "matrices": matmul,
+                "attention": f"{self.kernel.name}, pages of {self.pool.page}",
+                "elementwise": "torch.compile" if self.ops.fused else "eager",
+                "sampler": "softmax and exponential race",
+            },
+            "clock": "CUDA events around CUDA graphs" if self.device.type == "cuda" else "time.perf_counter",
+            "cold_bytes": int(self.cold_bytes),
+            "state": device_state(self.device),
+        }
+
+    def device_facts(self) -> dict[str, Any]:
+        """What all rows share."""
+        return device_facts(self.device, torch.get_num_threads())
+
+    def attention(self, batch: BatchShape) -> Any:
+        """One layer's attention over a batch, its tables on the device."""
+        call = self.kernel(batch, self.pool, self.ops.buffers["qkv_proj"], self.ops.buffers["attended"])
+        call.fill()
+        return call
+
+    def step(self, batch: BatchShape) -> Step:
+        """A whole step of a batch."""
+        return Step(self.ops, self.kernel, self.pool, batch)
+
+    def _cold_bytes(self) -> float:
+        """As much as a step touches between two uses of one weight, or what certainly exceeds the cache."""
+        if self.device.type == "cpu":
+            return min(self.shape.weight_bytes, CPU_COLD_BYTES)
+        cache = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 0) or 64 * 2**20
+        return min(self.shape.weight_bytes, GPU_COLD_CACHES * cache)
+
+    def _time(self, call: Any) -> Sampler:
+        sample = timed(call, self.device)
+        return lambda: {"time_us": sample()}
+
+    def _linear(self, op: str, tokens: int) -> Sampler:
+        return self._time(self.ops.bind(op, tokens, 1))
+
+    def _head(self, op: str, sequences: int) -> Sampler:
+        return self._time(self.ops.bind(op, sequences, sequences))
+
+    def _attention(
+        self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int
+    ) -> Sampler:
+        pieces = ((prefill_tokens, prefill_context),) if prefill_tokens else ()
+        return self._time(self.attention(BatchShape(pieces, (decode_context,) * decode_sequences)))
+
+    def _skew(self, **row: int) -> Sampler:
+        pieces = ((row["prefill_tokens"], row["prefill_context"]),) if row["prefill_tokens"] else ()
+        count, far, short, some = (row[name] for name in ("decode_sequences", "long_context", "short_context",
+                                                          "long_sequences"))  # fmt: skip
+        mean = round((some * far + (count - some) * short) / count)
+        batches = {
+            "time_us": (far,) * some + (short,) * (count - some),
+            "mean_us": (mean,) * count,
+            "long_us": (far,) * count,
+        }
+        samples = {
+            name: timed(self.attention(BatchShape(pieces, contexts)), self.device) for name, contexts in batches.items()
+        }
+        return lambda: {name: sample() for name, sample in samples.items()}
+
+    def _host(self, sequences: int) -> Sampler:
+        """A whole decode step less its ops, both measured in the same round."""
+        step = self.step(BatchShape((), (min(512, self.shape.model.max_positions - 1),) * sequences))
+        graph = self.device.type == "cuda"
+        step.prepare()
+        parts = self.step_parts(step)
+        for _ in range(2):
+            step.seconds(graph)
+
+        def sample() -> Values:
+            eager = step.seconds() * 1e6
+            whole = step.seconds(graph) * 1e6 if graph else eager
+            ops = sum(calls * part() for calls, part in parts)
+            return {"time_us": whole - ops, "eager_us": eager - ops, "step_us": whole, "ops_us": ops}
+
+        return sample
+
+    def step_parts(self, step: Step) -> list[tuple[int, Any]]:
+        """(calls a step, sampler) of every op of a step."""
+        layers = self.shape.model.layers
+        counts = {name: calls * layers for name, calls in self.shape.calls_per_layer.items()}
+        counts |= {"attention": layers, **self.shape.calls_per_step}
+        return [(count, timed(step.calls[name], self.device)) for name, count in counts.items()]
+
+    def _collective(self, op: str, bytes: int, gpus: int) -> Sampler | None:
+        """Processes for all messages start once; the samples are read off one by one."""
+        if not self._links:
+            self._links = measured_links(gpus, "nccl")
+        samples = self._links.get((op, bytes, gpus))
+        if samples is None:
+            return None
+        turn = iter(range(1 << 30))
+        times = list(samples.values())
+        return lambda: {"time_us": times[next(turn) % len(times)]}
