@@ -15,7 +15,7 @@ from tetrisim.cluster.kvcache import KVCache, PrefixCache
 from tetrisim.cluster.monitor import Broadcast, FlipWatch
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.recorder import Recorder
-from tetrisim.cluster.request import NEVER, Request
+from tetrisim.cluster.request import NEVER
 from tetrisim.cluster.scheduler import LoadIndex, Scheduler
 from tetrisim.cluster.transfer import Links
 from tetrisim.errors import ScenarioError
@@ -161,16 +161,13 @@ class Cluster:
             size = self.model.kv_bytes_per_token(self.scenario.dtype)
             self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size)
             for instance in self.instances:
-                instance.on_prefilled = self._prefilled
+                instance.on_prefilled = self.dispatcher.dispatch
+            self.dispatcher.index = self.scheduler.index
             if spec.flip.policy != "never":
                 watch = FlipWatch(self.env, self.instances, spec.flip, flips, self.flip)
                 watch.running = lambda: self.scheduler.active
                 watch.start()
         self.join_roles()
-
-    def _prefilled(self, instance: Instance, request: Request) -> None:
-        self.scheduler.prefilled(instance, request)
-        self.dispatcher.dispatch(instance, request)
 
     def time_shares(self) -> dict[str, float]:
         """Seconds of step time by source."""

@@ -53,12 +53,32 @@ class Clock(simpy.Environment):
         # What Environment.schedule does, with priorities beyond SimPy's two.
         heappush(self._queue, (at, priority, next(self._eid), alarm))  # pyright: ignore[reportArgumentType]
 
-    def step(self) -> None:
-        """Process the next event: an alarm here, anything else as SimPy does."""
+    def run(self, until: Any = None) -> None:
+        """Run until nothing is left to happen, or up to the moment `until` (what happens then is not processed)."""
         queue = self._queue
-        if queue and isinstance(alarm := queue[0][3], Alarm):
-            heappop(queue)
-            self._now = alarm.at
-            alarm.call(alarm)
-        else:
-            super().step()
+        if until is not None:
+            self.arm(Alarm(_stop), until, -1)
+        try:
+            while queue:
+                self._now, _, _, event = heappop(queue)
+                try:
+                    call = event.call  # pyright: ignore[reportAttributeAccessIssue]
+                except AttributeError:
+                    _process(event)
+                else:
+                    call(event)
+        except simpy.core.StopSimulation:
+            return
+
+
+def _stop(alarm: Alarm) -> None:
+    raise simpy.core.StopSimulation
+
+
+def _process(event: Event) -> None:
+    """What SimPy does with an event of its own, a process's timeout say."""
+    callbacks, event.callbacks = event.callbacks, None  # pyright: ignore[reportAttributeAccessIssue]
+    for callback in callbacks:
+        callback(event)
+    if not event.ok and not event.defused:
+        raise event.value

@@ -7,6 +7,7 @@ from tetrisim.cluster.clock import MONITOR, Alarm, Clock
 from tetrisim.cluster.instance import Instance, LoadSnapshot
 from tetrisim.cluster.monitor import Broadcast
 from tetrisim.cluster.request import Request
+from tetrisim.cluster.scheduler import LoadIndex
 from tetrisim.cluster.transfer import Links
 from tetrisim.policies.views import PlacementView, RequestView, Rng
 
@@ -23,6 +24,7 @@ class Dispatcher:
         self.env = env
         self.members: list[Instance] = []
         self.links: Links
+        self.index: LoadIndex
         self._broadcast = broadcast
         self._place = place
         self._rng = rng
@@ -42,7 +44,8 @@ class Dispatcher:
         return instance.snapshot
 
     def dispatch(self, source: Instance, request: Request) -> None:
-        """Place a request whose prefill has just finished."""
+        """Place a request whose prefill has just finished, which takes its prompt off the load of its instance."""
+        self.index.shrink(source.number, request.prompt)
         if self._held or not self._try(source, request):
             if not self._held:
                 self._retry_later()

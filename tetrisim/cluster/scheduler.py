@@ -131,14 +131,10 @@ class Scheduler:
         index.grow(member, request.prompt if instance.role == "prefill" else 1)
         instance.submit(request)
 
-    def prefilled(self, instance: Instance, request: Request) -> None:
-        """A prefill instance is done with a request's prompt."""
-        self.index.shrink(instance.number, request.prompt)
-
     def finished(self, instance: Instance, request: Request) -> None:
         """A request has left the cluster."""
         self.unfinished -= 1
         if instance.role == "hybrid":
             self.index.shrink(instance.number, 1)
         elif instance.role == "prefill":
-            self.prefilled(instance, request)  # its only token came with the prefill
+            self.index.shrink(instance.number, request.prompt)  # its only token came with the prefill

@@ -198,11 +198,12 @@ def choose_interpolation(profile: Profile) -> tuple[dict[str, str], Errors]:
             continue
         error = {method: _summary(_left_out(curve, fit)) for method, fit in _FITS.items()}
         _note(op, error, chosen, errors)
-    prefill = {c: time for (c, kp, n, _), time in profile.attention.items() if c > 0 and kp == 0 and n == 0}
+    attention = {point: time for point, time in profile.attention.items() if point not in profile.estimated_attention}
+    prefill = {c: time for (c, kp, n, _), time in attention.items() if c > 0 and kp == 0 and n == 0}
     curve = Curve(prefill)
     _note("attention_prefill", {m: _summary(_left_out(curve, fit)) for m, fit in _FITS.items()}, chosen, errors)
-    _note("attention_decode", {"linear": _summary(_decode_errors(profile))}, chosen, errors)
-    _note("attention_mixed", {"linear": _summary(_mixed_errors(profile.attention))}, chosen, errors)
+    _note("attention_decode", {"linear": _summary(_decode_errors(attention))}, chosen, errors)
+    _note("attention_mixed", {"linear": _summary(_mixed_errors(attention))}, chosen, errors)
     if profile.all_reduce is not None:
         _note("all_reduce", {"linear": _summary(_left_out(profile.all_reduce, _straight))}, chosen, errors)
     return chosen, errors
@@ -233,9 +234,9 @@ def _left_out(curve: Curve, fit: Fit) -> list[float]:
     ]
 
 
-def _decode_errors(profile: Profile) -> list[float]:
+def _decode_errors(attention: Mapping[Point, float]) -> list[float]:
     slices: dict[int, dict[int, float]] = defaultdict(dict)
-    for (c, _, n, context), time in profile.attention.items():
+    for (c, _, n, context), time in attention.items():
         if c == 0 and n > 0:
             slices[n][context] = time
     return [error for known in slices.values() for error in _left_out(Curve(known), _straight)]

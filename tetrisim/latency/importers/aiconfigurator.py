@@ -4,8 +4,8 @@ Measured there, and read as measured: GEMMs whose (n, k) is in the table, prefil
 heads, all-reduces. Composed here and labelled: GEMMs of other shapes (interpolated, or estimated outside the table),
 chunks over a cached prefix (estimated, see `prefix_s`), norms, rotary, activation, embedding and sampling (estimated
 from bytes), point-to-point (estimated from the yaml). There are no mixed batches: prefill and decode add up
-(estimated). Host overhead between steps is not there: a stated constant fills it. Experts (`moe`) are not read, as MoE models are
-not runnable; neither are sliding windows.
+(estimated). Host overhead between steps is not there: a stated constant fills it. Experts (`moe`) are not read, as MoE
+models are not runnable; neither are sliding windows.
 """
 
 from collections.abc import Iterator, Sequence

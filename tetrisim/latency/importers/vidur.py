@@ -122,21 +122,20 @@ def _linear(folder: Path, model: ModelSpec, cut: int) -> Iterator[Keyed]:
 
 def _collectives(node: Path, cut: int) -> Iterator[Keyed]:
     """All-reduce inside one node, point-to-point inside a node and (as `send_recv_across`) between nodes."""
-    if cut > 1:
-        found = False
-        for key, row, where in _network(node / "all_reduce.csv"):
-            if key == (cut, cut):
-                found = True
-                yield ("all_reduce", whole(row, "size", where), cut), _ms(row, "all_reduce", where), MEASURED
-        if not found:
-            path = packed_or_plain(node / "all_reduce.csv")
-            raise ProfileError(
-                str(path), f"has no all-reduce of {cut} GPUs in one node", "num_workers that was measured"
-            )
+    runs: dict[tuple[str, int, int], list[float]] = {}
+    for key, row, where in _network(node / "all_reduce.csv") if cut > 1 else ():
+        if key == (cut, cut):
+            sized = ("all_reduce", whole(row, "size", where), cut)
+            runs.setdefault(sized, []).append(_ms(row, "all_reduce", where))
+    if cut > 1 and not runs:
+        path = packed_or_plain(node / "all_reduce.csv")
+        raise ProfileError(str(path), f"has no all-reduce of {cut} GPUs in one node", "num_workers that was measured")
     for key, row, where in _network(node / "send_recv.csv"):
         op = {(2, 2): "send_recv", (2, 1): "send_recv_across"}.get(key)
         if op:
-            yield (op, whole(row, "size", where), 2), _ms(row, "send_recv", where), MEASURED
+            runs.setdefault((op, whole(row, "size", where), 2), []).append(_ms(row, "send_recv", where))
+    for sized, times in runs.items():
+        yield sized, fmean(times), MEASURED
 
 
 def _network(path: Path) -> Iterator[tuple[tuple[int, int], dict[str, str], str]]:

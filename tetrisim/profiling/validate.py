@@ -1,0 +1,79 @@
+"""Whole measured steps against what the step-time model predicts for them, on batch shapes that no table was made from."""
+
+import random
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from tetrisim.latency.step import StepTimer
+from tetrisim.profiling.shape import BatchShape
+from tetrisim.units import TICKS_PER_S
+
+PASSES = 2
+"""The same shapes are measured this often from scratch; what lies between the passes is the machine's own noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCheck:
+    """One batch shape: predicted seconds, and the median measured seconds of every pass."""
+
+    batch: BatchShape
+    predicted_s: float
+    measured_s: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one; measured is the mean of the passes."""
+        return self.predicted_s * len(self.measured_s) / sum(self.measured_s) - 1
+
+    @property
+    def noise(self) -> float:
+        """How far the passes differ, as a share of their mean."""
+        return (max(self.measured_s) - min(self.measured_s)) * len(self.measured_s) / sum(self.measured_s)
+
+
+def random_batches(count: int, seed: int, largest: int = 2000, most: int = 64) -> list[BatchShape]:
+    """A third each of ragged decodes, one or two prefill pieces, and both: sizes log-uniform, so off the tables' grid."""
+    draw = random.Random(seed)
+
+    def size(low: int, high: int) -> int:
+        return round(low * (high / low) ** draw.random())
+
+    batches: list[BatchShape] = []
+    for at in range(count):
+        kind = ("decode", "prefill", "mixed")[at % 3]
+        pieces: tuple[tuple[int, int], ...] = ()
+        contexts: tuple[int, ...] = ()
+        if kind != "decode":
+            split = draw.choice((1, 1, 2))
+            pieces = tuple(
+                (size(16, largest // 2 // split), draw.choice((0, size(16, largest // 2)))) for _ in range(split)
+            )
+        if kind != "prefill":
+            contexts = tuple(size(16, largest) for _ in range(size(1, most)))
+        batches.append(BatchShape(pieces, contexts))
+    return batches
+
+
+def predicted_s(timer: StepTimer, batch: BatchShape) -> float:
+    """Seconds of one step."""
+    contexts = batch.contexts
+    ticks = timer.step(batch.tokens, list(batch.pieces), len(contexts), sum(contexts), max(contexts, default=0))
+    return ticks / TICKS_PER_S
+
+
+def check_steps(bench: Any, timer: StepTimer, batches: list[BatchShape], rounds: int = 5) -> list[StepCheck]:
+    """Measure every batch in PASSES passes of interleaved rounds on a TorchBench."""
+    graph = bench.device.type == "cuda"
+    measured: list[list[float]] = [[] for _ in batches]
+    for _ in range(PASSES):
+        steps = [bench.step(batch) for batch in batches]
+        for step in steps:
+            step.seconds(graph)
+        times = [[step.seconds(graph) for step in steps] for _ in range(rounds)]
+        for at, samples in enumerate(zip(*times, strict=True)):
+            measured[at].append(median(samples))
+    return [
+        StepCheck(batch, predicted_s(timer, batch), tuple(times))
+        for batch, times in zip(batches, measured, strict=True)
+    ]
