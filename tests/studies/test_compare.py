@@ -33,7 +33,8 @@ def test_systems_run_in_the_order_named_and_the_first_is_the_baseline(engine):
     assert told == list(comparison.results) == ["tetriinfer", "vllm-v0"]
     first, second = comparison.summaries
     assert first["perf_per_dollar"] == 1.0
-    expected = first["mean_e2el_ms"] / second["mean_e2el_ms"] * first["dollars"] / second["dollars"]
+    gain = 1 - second["mean_e2el_ms"] / first["mean_e2el_ms"]
+    expected = (1 + gain) * first["dollars"] / second["dollars"]
     assert second["perf_per_dollar"] == pytest.approx(expected)
 
 

@@ -20,9 +20,10 @@ _SOURCES = ("measured", "interpolated", "estimated")
 def summarize(result: Result, baseline: Mapping[str, Any] | None = None) -> Summary:
     """The metrics of a run: times in ms under keys that end in _ms, others in seconds, tokens and requests.
 
-    With mean E2EL and dollars relative to `baseline`, `perf_per_dollar` is 1 / E2EL / dollars, and
-    `perf_per_dollar_paper` the reading that reproduces TetriInfer's figures, (1 + (1 - E2EL)) / dollars. A
-    run without a baseline is its own. Raises RuntimeError when requests were lost.
+    With j the reduction of mean E2EL against `baseline` and c the ratio of dollars, `perf_per_dollar` is (1 + j) / c,
+    the definition that reproduces all five of TetriInfer's published values (arXiv 2401.11181, figures 11 to 15);
+    `perf_per_dollar_ratio` is the plain ratio, 1 / (1 - j) / c. A run without a baseline is its own. Raises
+    RuntimeError when requests were lost.
     """
     rows = result.request_columns
     counts = _counts(result)
@@ -84,11 +85,11 @@ def _usage(result: Result) -> dict[str, float]:
 
 def _per_dollar(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, float | None]:
     if not all((own["mean_e2el_ms"], base["mean_e2el_ms"], own["dollars"], base["dollars"])):
-        return {"perf_per_dollar": None, "perf_per_dollar_paper": None}
+        return {"perf_per_dollar": None, "perf_per_dollar_ratio": None}
     cost = own["dollars"] / base["dollars"]
     return {
-        "perf_per_dollar": base["mean_e2el_ms"] / own["mean_e2el_ms"] / cost,
-        "perf_per_dollar_paper": (2 - own["mean_e2el_ms"] / base["mean_e2el_ms"]) / cost,
+        "perf_per_dollar": (2 - own["mean_e2el_ms"] / base["mean_e2el_ms"]) / cost,
+        "perf_per_dollar_ratio": base["mean_e2el_ms"] / own["mean_e2el_ms"] / cost,
     }
 
 
