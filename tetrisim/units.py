@@ -35,11 +35,12 @@ def family_of(field_name: str) -> str | None:
 def parse(value: object, family: str) -> float:
     """The SI number of a text such as "5 us"; raises ValueError that says what was expected.
 
-    A bare zero needs no unit; every other bare number is refused, since its unit would be a guess.
+    A bare zero needs no unit, and a bare rate is per second, as in every load generator; any other bare number is
+    refused, since its unit would be a guess.
     """
     units, example = FAMILIES[family]
-    if value == 0 and not isinstance(value, bool):
-        return 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or family == "_per_s"):
+        value = f"{value!r} /s" if family == "_per_s" else f"0 {next(iter(units))}"
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2] not in units:
         raise ValueError(f"a number with one of the units {', '.join(units)}, as in '{example}'")

@@ -57,7 +57,10 @@ def main() -> None:
     simulated = latencies(rows.arrival_s, rows.first_token_s, rows.finish_s, rows.output_tokens)
     print(f"{'ms':<12}{'measured':>12}{'simulated':>12}{'error':>9}")
     for metric in measured:
-        for name, statistic in (("mean", np.mean), *((f"p{q}", lambda x, q=q: np.percentile(x, q)) for q in (50, 90, 95, 99))):
+        for name, statistic in (
+            ("mean", np.mean),
+            *((f"p{q}", lambda x, q=q: np.percentile(x, q)) for q in (50, 90, 95, 99)),
+        ):
             truth, ours = statistic(measured[metric]), statistic(simulated[metric])
             print(f"{metric + ' ' + name:<12}{truth:>12.1f}{ours:>12.1f}{ours / truth - 1:>+9.1%}")
     total = sum(result.time_shares.values())

@@ -189,6 +189,22 @@ class Engine:
             pieces.append((request, take))
             scheduled += take
 
+    def can_fill(self, tokens: int) -> bool:
+        """Whether the waiting requests whose order is fixed fill a chunk's last `tokens` tokens, memory included."""
+        blocks = self.kv.reserve
+        for request in self.waiting.ordered:
+            blocks += self.kv.blocks(request.target)
+            tokens -= request.target
+            if tokens <= 0:
+                return blocks <= self.kv.free
+        return False
+
+    def fill(self, pieces: list[Piece], scheduled: int) -> list[Piece]:
+        """Add waiting requests to a chunk of a later moment; returns the new pieces."""
+        first = len(pieces)
+        self._admit_waiting(pieces, scheduled)
+        return pieces[first:]
+
     def _make_room(self) -> None:
         """Preempt from the tail until each decode, in running order, has the block of its next token."""
         batch, kv = self.batch, self.kv

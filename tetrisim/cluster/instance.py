@@ -66,6 +66,7 @@ class Instance:
         "_first",
         "_fresh",
         "_gaps",
+        "_last_chunk",
         "_last_emit",
         "_pending",
         "_pieces",
@@ -111,10 +112,8 @@ class Instance:
         self.name = name
         self.engine: Engine
         self.timer: StepTimer
-        self.role = ""
-        self.gpus = 0
-        self.gpu = ""
-        self.swap_ticks_per_block = 0
+        self.role = self.gpu = ""
+        self.gpus = self.swap_ticks_per_block = 0
         self.on_prefilled: Callable[[Instance, Request], None]
         self.on_finished: Callable[[Instance, Request], None]
         self.on_broadcast: Callable[[Instance], object] | None = None
@@ -134,17 +133,14 @@ class Instance:
         self._segment = 0
         self._start = self._first = self._slope = self._steps = 0
         self._cut = True
+        self._last_chunk = NEVER
+        """When the last chunk of a lone prompt starts that is being run on; nobody else has come yet."""
         # gaps between tokens: when the batch last showed one, and members whose last was at another time
         self._last_emit = NEVER
         self._fresh: dict[Request, None] = {}
         # what the run adds up
-        self._prefill_steps = 0
-        self._woke = 0
-        self.busy_ticks = 0
-        self.swap_ticks = 0
-        self.flips = 0
-        self.first_work = NEVER
-        self.last_work = NEVER
+        self._prefill_steps = self._woke = self.busy_ticks = self.swap_ticks = self.flips = 0
+        self.first_work = self.last_work = NEVER
         self.available_from = 0
         self.assigned = 0
         """Requests that are here or on their way, KV waiting to be sent included."""
@@ -264,6 +260,7 @@ class Instance:
         """One step with prefill in it."""
         engine = self.engine
         grown = engine.grown
+        self._last_chunk = NEVER
         request, take = pieces[0] if pieces else _NOTHING
         if len(pieces) == 1 and not grown:
             if request.prefill_start == NEVER:
@@ -271,7 +268,7 @@ class Instance:
                 request.prefill_instance = self.number
             padded = engine.batching.padded
             if take == padded and not self._exact:
-                ticks = self._chunks(pieces, request, take)
+                ticks = self._chunks(pieces, now)
             else:
                 ticks = self.timer.prefill(take if take > padded else padded, 1, take, request.computed)
         else:
@@ -279,7 +276,8 @@ class Instance:
         if engine.moved_blocks:
             ticks += self._swap()
         self._pieces = pieces
-        self._start, self._first, self._slope, self._steps, self._cut = now, ticks, 0, 1, True
+        self._start, self._first, self._slope, self._steps = now, ticks, 0, 1
+        self._cut = self._last_chunk == NEVER
         self._pending = alarm = self._step_alarm
         self.env.arm(alarm, now + ticks, self._priority)
 
@@ -296,17 +294,52 @@ class Instance:
                 request.prefill_instance = self.number
         return self.timer.step(max(tokens, engine.batching.padded), shapes, n, batch.context, batch.longest())
 
-    def _chunks(self, pieces: list[Piece], request: Request, take: int) -> int:
+    def _chunks(self, pieces: list[Piece], now: int) -> int:
         """The length of all chunks but the last of a prompt that fills them alone, run as one event.
 
-        Nobody can join before the last of them, and nobody outside sees the others end.
+        Nobody can join before the last of them, and nobody outside sees the others end. The last one is run on, too,
+        when it is clear who is in it: when those already sorted fill it, or when nobody waits (until somebody comes).
         """
-        count = max(1, (request.target - request.computed - 1) // take)
-        pieces[0] = (request, take * count)
+        engine, timer = self.engine, self.timer
+        request, take = pieces[0]
+        done = request.computed
+        left = request.target - done
+        count = max(1, (left - 1) // take)
+        run = timer.chunks(take, done, count)
+        rest = left - count * take
         self._prefill_steps += count - 1
-        return self.timer.chunks(take, request.computed, count)
+        if rest and self.role == "prefill" and not timer.labelled:
+            alone = not (engine.waiting.ordered or engine.waiting.raw)
+            if alone or engine.can_fill(take - rest):
+                self._prefill_steps += 1
+                pieces[0] = (request, left)
+                done += count * take
+                if alone:
+                    self._last_chunk = now + run
+                    return run + timer.prefill(take, 1, rest, done)
+                for other, _ in engine.fill(pieces, rest):
+                    other.prefill_start = now + run
+                    other.prefill_instance = self.number
+                shapes = [(rest, done), *((taken, other.computed) for other, taken in pieces[1:])]
+                return run + timer.step(take, shapes, 0, 0, 0)
+        pieces[0] = (request, take * count)
+        return run
+
+    def _await_last_chunk(self) -> None:
+        """Somebody has come: if the prompt's last chunk has not started, end the step before it."""
+        self._cut = True
+        if self.env.now <= self._last_chunk:
+            request, left = self._pieces[0]
+            width = self.engine.batching.padded
+            self._pieces[0] = (request, (left - 1) // width * width)
+            self._prefill_steps -= 1
+            # The old alarm will ring unheard, so from now on there is a new one.
+            self._pending = self._step_alarm = alarm = Alarm(self._on_step)
+            self.env.arm(alarm, self._last_chunk, self._priority)
 
     def _on_step(self, alarm: Alarm) -> None:
+        if alarm is not self._pending:
+            return  # shortened since
         now = alarm.at
         if now >= self.snapshot_until:
             self._broadcast()
@@ -388,6 +421,9 @@ class Instance:
 
     def _shorten(self) -> None:
         """End the window with the step in progress."""
+        if self._last_chunk != NEVER:
+            self._await_last_chunk()
+            return
         self._cut = True
         start = self._start
         steps = self._steps_before(self.env.now - start) + 1
