@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 import simpy
+from simpy.core import StopSimulation
 from simpy.events import Event
 
 from tetrisim.units import TICKS_PER_S
@@ -67,12 +68,12 @@ class Clock(simpy.Environment):
                     _process(event)
                 else:
                     call(event)
-        except simpy.core.StopSimulation:
+        except StopSimulation:
             return
 
 
 def _stop(alarm: Alarm) -> None:
-    raise simpy.core.StopSimulation
+    raise StopSimulation
 
 
 def _process(event: Event) -> None:
@@ -81,4 +82,4 @@ def _process(event: Event) -> None:
     for callback in callbacks:
         callback(event)
     if not event.ok and not event.defused:
-        raise event.value
+        raise event.value  # pyright: ignore[reportGeneralTypeIssues]

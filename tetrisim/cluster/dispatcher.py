@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Callable
 
 from tetrisim.cluster.clock import MONITOR, Alarm, Clock
-from tetrisim.cluster.instance import Instance, LoadSnapshot
+from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.load import LoadSnapshot
 from tetrisim.cluster.monitor import Broadcast
 from tetrisim.cluster.request import Request
 from tetrisim.cluster.scheduler import LoadIndex

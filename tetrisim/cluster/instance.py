@@ -6,105 +6,29 @@ Step j of a window takes first + slope * j ticks; something new shortens the win
 
 from bisect import bisect_right
 from collections.abc import Callable
-from math import sqrt
 
 from tetrisim.cluster.clock import STEP, WAKE, Alarm, Clock
 from tetrisim.cluster.engine import Engine, Piece
+from tetrisim.cluster.load import DecodeLoad, LoadSnapshot
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
+from tetrisim.cluster.window import length, steps_before
 from tetrisim.latency.step import FOREVER, DecodeRow, StepTimer
 
 _NOTHING: Piece = (Request(NEVER, 0, 0, 0, 0), 0)
-
-
-class DecodeLoad:
-    """Decodes assigned to an instance, as the monitor broadcasts them."""
-
-    __slots__ = ("heavy", "light", "pending_tokens")
-
-    def __init__(self) -> None:
-        self.heavy = 0
-        self.light = 0
-        self.pending_tokens = 0
-        """Prompt tokens on their way or waiting to be admitted."""
-
-    def add(self, request: Request) -> None:
-        """Placed here."""
-        self._count(request, 1)
-        self.pending_tokens += request.prompt
-
-    def join(self, request: Request) -> None:
-        """Admitted: its tokens now count as used memory."""
-        self.pending_tokens -= request.prompt
-
-    def remove(self, request: Request) -> None:
-        """Finished."""
-        self._count(request, -1)
-
-    def _count(self, request: Request, change: int) -> None:
-        if request.heavy:
-            self.heavy += change
-        else:
-            self.light += change
-
-
-class LoadSnapshot:
-    """A decode instance as of a tick of the broadcast."""
-
-    __slots__ = ("capacity_tokens", "free_tokens", "heavy", "light")
-
-    def __init__(self) -> None:
-        self.free_tokens = self.capacity_tokens = self.heavy = self.light = 0
 
 
 class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
     __slots__ = (
-        "_cut",
-        "_exact",
-        "_first",
-        "_fresh",
-        "_gaps",
-        "_last_chunk",
-        "_last_emit",
-        "_pending",
-        "_pieces",
-        "_prefill_steps",
-        "_priority",
-        "_row",
-        "_segment",
-        "_slope",
-        "_start",
-        "_step_alarm",
-        "_steps",
-        "_wake_alarm",
-        "_window_alarm",
-        "_woke",
-        "assigned",
-        "available_from",
-        "busy_ticks",
-        "engine",
-        "env",
-        "first_work",
-        "flips",
-        "gpu",
-        "gpus",
-        "idle_since",
-        "last_work",
-        "load",
-        "name",
-        "number",
-        "on_broadcast",
-        "on_finished",
-        "on_prefilled",
-        "role",
-        "snapshot",
-        "snapshot_until",
-        "swap_ticks",
-        "swap_ticks_per_block",
+        "_cut", "_exact", "_first", "_fresh", "_gaps", "_last_chunk", "_last_emit", "_pending", "_pieces",
+        "_prefill_steps", "_priority", "_row", "_segment", "_slope", "_start", "_step_alarm", "_steps",
+        "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks", "engine", "env",
+        "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name", "number", "on_broadcast",
+        "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks", "swap_ticks_per_block",
         "timer",
-    )
+    )  # fmt: skip
 
     def __init__(self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool) -> None:
         self.env = env
@@ -182,7 +106,7 @@ class Instance:
 
     def steps_done(self, moment: int) -> int:
         """Steps of the window in progress that ended before `moment`; 0 outside a window."""
-        return self._steps_before(moment - self._start) if self._steps else 0
+        return steps_before(moment - self._start, self._first, self._slope, self._steps)
 
     @property
     def steps(self) -> int:
@@ -426,30 +350,12 @@ class Instance:
             return
         self._cut = True
         start = self._start
-        steps = self._steps_before(self.env.now - start) + 1
+        steps = steps_before(self.env.now - start, self._first, self._slope, self._steps) + 1
         if steps < self._steps:
             self._steps = steps
             # The old alarm will ring unheard, so from now on there is a new one.
             self._pending = self._window_alarm = alarm = Alarm(self._on_window)
-            end = start + steps * self._first + self._slope * (steps * (steps - 1) // 2)
-            self.env.arm(alarm, end, self._priority)
-
-    def _steps_before(self, elapsed: int) -> int:
-        """How many steps of the window end before `elapsed` ticks of it: the quadratic, then exact whole numbers."""
-        first, slope = self._first, self._slope
-        if slope == 0:
-            return max(0, (elapsed - 1) // first)
-        if elapsed <= first:
-            return 0
-        linear = first - 0.5 * slope
-        steps = int((sqrt(max(0.0, linear * linear + 2.0 * slope * elapsed)) - linear) / slope)
-        if steps > self._steps:
-            steps = self._steps
-        while steps and steps * first + slope * (steps * (steps - 1) // 2) >= elapsed:
-            steps -= 1
-        while steps < self._steps and (steps + 1) * first + slope * ((steps + 1) * steps // 2) < elapsed:
-            steps += 1
-        return steps
+            self.env.arm(alarm, start + length(steps, self._first, self._slope), self._priority)
 
     def _on_window(self, alarm: Alarm) -> None:
         if alarm is not self._pending:
