@@ -21,7 +21,8 @@ class DecodeBatch:
         """Members."""
         self.context = 0
         """Tokens with KV over all members."""
-        self._phases = [0] * block_tokens
+        self._phases = [0] * (2 * block_tokens)
+        """Members by base modulo the block size, written twice in a row so that every arc is one slice."""
         self.due: list[tuple[int, int, Request]] = []
         """A heap of (finishing step, order of joining, member). Members that left early stay, but never on top."""
         self._expected: list[tuple[int, int, Request]] = []
@@ -42,7 +43,7 @@ class DecodeBatch:
         request.finish_step = step + request.output - request.generated
         self.n += 1
         self.context += context
-        self._phases[base % self.block_tokens] += 1
+        self._count(base, 1)
         heappush(self.due, (request.finish_step, self._sequence, request))
         if self._longest is not None:
             heappush(self._longest, (-base, self._sequence, request))
@@ -59,7 +60,7 @@ class DecodeBatch:
         request.generated += step - request.joined_step
         self.n -= 1
         self.context -= context
-        self._phases[request.base % self.block_tokens] -= 1
+        self._count(request.base, -1)
         request.finish_step = NEVER
         due = self.due
         while due and (due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]):
@@ -92,23 +93,22 @@ class DecodeBatch:
             heappop(heap)
         return self.step_no - heap[0][0] if heap else 0
 
+    def _count(self, base: int, change: int) -> None:
+        phase = base % self.block_tokens
+        self._phases[phase] += change
+        self._phases[phase + self.block_tokens] += change
+
     def next_blocks(self) -> int:
         """Blocks that the next step takes."""
         return self._phases[-self.step_no % self.block_tokens]
 
     def growth(self, steps: int) -> int:
         """Blocks that the next `steps` steps take in all."""
-        size, phases = self.block_tokens, self._phases
-        if steps == 1:
-            return phases[-self.step_no % size]
-        cycles, rest = divmod(steps, size)
-        blocks = cycles * self.n
-        if rest:
-            # Step j from now needs a block for phase -(step_no + j); the phases of `rest` steps are one arc.
-            start = -(self.step_no + rest - 1) % size
-            end = start + rest
-            blocks += sum(phases[start:end]) if end <= size else sum(phases[start:]) + sum(phases[: end - size])
-        return blocks
+        size = self.block_tokens
+        cycles, rest = (0, steps) if steps < size else divmod(steps, size)
+        # Step j from now needs a block for phase -(step_no + j): the phases of `rest` steps are one arc.
+        start = -(self.step_no + rest - 1) % size
+        return cycles * self.n + sum(self._phases[start : start + rest])
 
     def steps_within(self, blocks: int, limit: int) -> int:
         """How many of the next `limit` steps so many free blocks allow."""

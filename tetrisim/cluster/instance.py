@@ -26,7 +26,7 @@ class Instance:
         "_prefill_steps", "_priority", "_row", "_segment", "_slope", "_start", "_step_alarm", "_steps",
         "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks", "engine", "env",
         "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name", "number", "on_broadcast",
-        "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks", "swap_ticks_per_block",
+        "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks_per_block",
         "timer",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Instance:
         self._last_emit = NEVER
         self._fresh: dict[Request, None] = {}
         # what the run adds up
-        self._prefill_steps = self._woke = self.busy_ticks = self.swap_ticks = self.flips = 0
+        self._prefill_steps = self._woke = self.busy_ticks = self.flips = 0
         self.first_work = self.last_work = NEVER
         self.available_from = 0
         self.assigned = 0
@@ -130,9 +130,9 @@ class Instance:
 
     def _wake(self) -> None:
         """Start once all that happens at this moment has happened: now if nothing else is due now."""
-        env, alarm = self.env, self._wake_alarm
+        env = self.env
         now = env.now
-        self._pending = alarm
+        self._pending = alarm = self._wake_alarm
         if env.peek() > now >= self.available_from:
             alarm.at = now
             self._on_wake(alarm)
@@ -416,6 +416,4 @@ class Instance:
 
     def _swap(self) -> int:
         """Time of the blocks that the planned step moves over the host link."""
-        ticks = self.engine.moved_blocks * self.swap_ticks_per_block
-        self.swap_ticks += ticks
-        return ticks
+        return self.engine.moved_blocks * self.swap_ticks_per_block

@@ -29,7 +29,6 @@ class Broadcast:
         if steps:
             free -= instance.engine.batch.growth(steps)
         snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
-        snapshot.capacity_tokens = kv.capacity * kv.block_tokens
         snapshot.heavy, snapshot.light = load.heavy, load.light
         instance.snapshot_until = (tick + 1) * self.period
 
@@ -37,6 +36,8 @@ class Broadcast:
         """From now on fix the snapshot of each tick before the instance leaves the state it had then."""
         if instance.on_broadcast is None:
             instance.on_broadcast = self.refresh
+            kv = instance.engine.kv
+            instance.snapshot.capacity_tokens = kv.capacity * kv.block_tokens
             instance.snapshot_until = 0
 
 
