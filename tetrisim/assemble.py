@@ -84,7 +84,7 @@ class Cluster:
             find_policy("admission", pool.admission, f"{where}.admission"),
         )
         engine.limit_swap(int(pool.swap_space_bytes * pool.tensor_parallel / block_bytes))
-        instance.on_broadcast, instance.snapshot_until = None, FOREVER
+        instance.snapshot_until = FOREVER
         instance.gpu, instance.gpus = gpu.name, pool.tensor_parallel
         instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
         key = (gpu.name, pool.tensor_parallel)

@@ -7,6 +7,7 @@ Step j of a window takes first + slope * j ticks; something new shortens the win
 from bisect import bisect_right
 from collections.abc import Callable
 
+from tetrisim.cluster.chunks import run_on
 from tetrisim.cluster.clock import STEP, WAKE, Alarm, Clock
 from tetrisim.cluster.engine import Engine, Piece
 from tetrisim.cluster.load import DecodeLoad, LoadSnapshot
@@ -16,6 +17,10 @@ from tetrisim.cluster.window import length, steps_before
 from tetrisim.latency.step import FOREVER, DecodeRow, StepTimer
 
 _NOTHING: Piece = (Request(NEVER, 0, 0, 0, 0), 0)
+
+
+def _ignore(instance: "Instance") -> None:
+    """Nobody listens to this instance's broadcasts."""
 
 
 class Instance:
@@ -40,7 +45,7 @@ class Instance:
         self.gpus = self.swap_ticks_per_block = 0
         self.on_prefilled: Callable[[Instance, Request], None]
         self.on_finished: Callable[[Instance, Request], None]
-        self.on_broadcast: Callable[[Instance], object] | None = None
+        self.on_broadcast: Callable[[Instance], object] = _ignore
         self.snapshot_until = FOREVER
         """From this moment on, `on_broadcast` is called before anything changes here (see monitor.py)."""
         self.snapshot = LoadSnapshot()
@@ -71,8 +76,6 @@ class Instance:
         self.idle_since = 0
         self.load = DecodeLoad()
 
-    # -- what other stations call ----------------------------------------------------------------------------------
-
     def submit(self, request: Request) -> None:
         """A request to prefill here."""
         self.assigned += 1
@@ -85,7 +88,7 @@ class Instance:
     def expect(self, request: Request, now: int) -> None:
         """A request that was placed here: its KV is on its way."""
         if now >= self.snapshot_until:
-            self._broadcast()
+            self.on_broadcast(self)
         self.assigned += 1
         self.load.add(request)
 
@@ -126,8 +129,6 @@ class Instance:
             self.busy_ticks += now - self._woke
             self._woke = self.last_work = now
 
-    # -- the loop ----------------------------------------------------------------------------------------------------
-
     def _wake(self) -> None:
         """Start once all that happens at this moment has happened: now if nothing else is due now."""
         env = self.env
@@ -142,15 +143,11 @@ class Instance:
     def _on_wake(self, alarm: Alarm) -> None:
         now = alarm.at
         if now >= self.snapshot_until:
-            self._broadcast()
+            self.on_broadcast(self)
         self._woke = now
         if self.first_work == NEVER:
             self.first_work = now
         self._next(now)
-
-    def _broadcast(self) -> None:
-        if self.on_broadcast is not None:
-            self.on_broadcast(self)
 
     def _next(self, now: int) -> None:
         """Form the next step and start it, or rest."""
@@ -219,35 +216,16 @@ class Instance:
         return self.timer.step(max(tokens, engine.batching.padded), shapes, n, batch.context, batch.longest())
 
     def _chunks(self, pieces: list[Piece], now: int) -> int:
-        """The length of all chunks but the last of a prompt that fills them alone, run as one event.
-
-        Nobody can join before the last of them, and nobody outside sees the others end. The last one is run on, too,
-        when it is clear who is in it: when those already sorted fill it, or when nobody waits (until somebody comes).
-        """
-        engine, timer = self.engine, self.timer
-        request, take = pieces[0]
-        done = request.computed
-        left = request.target - done
-        count = max(1, (left - 1) // take)
-        run = timer.chunks(take, done, count)
-        rest = left - count * take
-        self._prefill_steps += count - 1
-        if rest and self.role == "prefill" and not timer.labelled:
-            alone = not (engine.waiting.ordered or engine.waiting.raw)
-            if alone or engine.can_fill(take - rest):
-                self._prefill_steps += 1
-                pieces[0] = (request, left)
-                done += count * take
-                if alone:
-                    self._last_chunk = now + run
-                    return run + timer.prefill(take, 1, rest, done)
-                for other, _ in engine.fill(pieces, rest):
-                    other.prefill_start = now + run
-                    other.prefill_instance = self.number
-                shapes = [(rest, done), *((taken, other.computed) for other, taken in pieces[1:])]
-                return run + timer.step(take, shapes, 0, 0, 0)
-        pieces[0] = (request, take * count)
-        return run
+        """The length of as many chunks of one prompt as can be run on as one event (see chunks.py)."""
+        ticks, chunks, shared, alone = run_on(self.engine, self.timer, pieces)
+        self._prefill_steps += chunks - 1
+        if alone != NEVER:
+            self._last_chunk = now + alone
+        elif shared != NEVER:
+            for other, _ in pieces[1:]:
+                other.prefill_start = now + shared
+                other.prefill_instance = self.number
+        return ticks
 
     def _await_last_chunk(self) -> None:
         """Somebody has come: if the prompt's last chunk has not started, end the step before it."""
@@ -266,7 +244,7 @@ class Instance:
             return  # shortened since
         now = alarm.at
         if now >= self.snapshot_until:
-            self._broadcast()
+            self.on_broadcast(self)
         engine = self.engine
         if engine.grown:
             self._emit(now)
@@ -362,7 +340,7 @@ class Instance:
             return  # shortened since
         now, start, steps = alarm.at, self._start, self._steps
         if now >= self.snapshot_until:
-            self._broadcast()
+            self.on_broadcast(self)
         engine = self.engine
         batch = engine.batch
         if self._last_emit == start and not self._fresh:

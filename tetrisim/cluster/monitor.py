@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tetrisim.cluster.clock import MONITOR, Alarm, Clock, seconds, ticks
 from tetrisim.cluster.instance import Instance
+from tetrisim.latency.step import FOREVER
 from tetrisim.policies.views import FlipView
 from tetrisim.scenario.cluster import FlipSpec
 
@@ -34,7 +35,7 @@ class Broadcast:
 
     def watch(self, instance: Instance) -> None:
         """From now on fix the snapshot of each tick before the instance leaves the state it had then."""
-        if instance.on_broadcast is None:
+        if instance.snapshot_until == FOREVER:
             instance.on_broadcast = self.refresh
             kv = instance.engine.kv
             instance.snapshot.capacity_tokens = kv.capacity * kv.block_tokens
