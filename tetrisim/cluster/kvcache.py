@@ -1,7 +1,7 @@
 """KV memory of one instance: blocks counted exactly, and told apart only where prefixes are shared."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tetrisim.cluster.batch import DecodeBatch
 from tetrisim.cluster.request import Request
@@ -59,29 +59,43 @@ class KVCache:
             raise AssertionError(f"{self.free} free blocks of {self.capacity}")
 
 
+NAMELESS = -1
+"""The name of a block without content."""
+
+
 class PrefixCache(KVCache):
     """Blocks told apart, full ones found again by content: vLLM V1's block pool.
 
     Blocks without content (never used, or freed before they were full) are taken first. The free list holds the others
     in order of eviction, oldest first; a request's blocks are freed last block first, so that the tail of a prefix goes
-    before its head. A full block is entered when the step that fills
-    it is scheduled. Content is named by the trace's prefix-block ids; blocks beyond them belong to one request alone.
+    before its head. A full block is entered when the step that fills it is scheduled. Content is named by the trace's
+    prefix-block ids; blocks beyond them belong to one request alone.
     """
 
-    __slots__ = ("_blank", "_cached", "_fresh", "_held", "_key", "_list", "_users", "hash_block_tokens")
+    __slots__ = (
+        "_blank", "_changes", "_entered", "_found", "_held", "_list", "_memo", "_names", "_twins", "_users",
+        "hash_block_tokens",
+    )  # fmt: skip
 
     ordered = True
 
     def __init__(self, capacity: int, block_tokens: int, reserve: int, hash_block_tokens: int) -> None:
         super().__init__(capacity, block_tokens, reserve)
         self.hash_block_tokens = hash_block_tokens
-        self._fresh = 0
+        self._names: list[int] = []
+        """Block -> name of its content, NAMELESS for none. Blocks are numbered as they are first used."""
+        self._users: list[int] = []
         self._blank: list[int] = []
         self._list: OrderedDict[int, None] = OrderedDict()
-        self._cached: dict[int, dict[int, None]] = {}
-        self._key: dict[int, int] = {}
-        self._users: dict[int, int] = {}
+        self._found: dict[int, int] = {}
+        """Name -> the block that is found by it."""
+        self._twins: dict[int, dict[int, None]] = {}
+        """Name -> other blocks of the same content, in the order in which they were entered."""
         self._held: dict[Request, list[int]] = {}
+        self._entered: dict[Request, int] = {}
+        """How many of the leading blocks that a request holds have been entered."""
+        self._changes = 0
+        self._memo: tuple[Request | None, int, list[int]] = (None, 0, [])
 
     def cached(self, request: Request) -> int:
         """Tokens of the leading blocks found; at least one token is left to compute."""
@@ -90,18 +104,19 @@ class PrefixCache(KVCache):
     def fits(self, request: Request, cached: int, spare: int) -> bool:
         """As above; found blocks cost nothing unless they are on the free list."""
         hits = self._hits(request) if cached else []
-        free_hits = sum(1 for block in hits if block not in self._users)
+        free_hits = sum(1 for block in hits if not self._users[block])
         return self.blocks(request.target) - len(hits) + free_hits + spare + self.reserve <= self.free
 
     def admit(self, request: Request, cached: int, tokens: int) -> None:
         """Share the found blocks, then take new ones."""
         hits = self._hits(request)[: cached // self.block_tokens] if cached else []
         for block in hits:
-            if block not in self._users:
+            if not self._users[block]:
                 del self._list[block]
                 self.free -= 1
-            self._users[block] = self._users.get(block, 0) + 1
+            self._users[block] += 1
         self._held[request] = hits
+        self._entered[request] = len(hits)
         self._take(request, cached + tokens)
 
     def extend(self, request: Request, tokens: int) -> None:
@@ -124,74 +139,95 @@ class PrefixCache(KVCache):
 
     def release(self, request: Request, tokens: int) -> None:
         """Blocks that nobody else uses go to the end of the free list, last block first."""
+        users, names = self._users, self._names
+        del self._entered[request]
         for block in reversed(self._held.pop(request)):
-            users = self._users[block] - 1
-            if users:
-                self._users[block] = users
-            else:
-                del self._users[block]
-                if block in self._key:
-                    self._list[block] = None
-                else:
-                    self._blank.append(block)
+            users[block] -= 1
+            if not users[block]:
                 self.free += 1
+                if names[block] == NAMELESS:
+                    self._blank.append(block)
+                else:
+                    self._list[block] = None
 
     def check(self) -> None:
         """Raise AssertionError unless every block is either free or held."""
         super().check()
-        free = self.capacity - self._fresh + len(self._blank) + len(self._list)
-        if free != self.free or free + len(self._users) != self.capacity:
-            raise AssertionError(f"{self.free} free blocks, {free} listed, {len(self._users)} held of {self.capacity}")
+        free = self.capacity - len(self._users) + len(self._blank) + len(self._list)
+        held = sum(1 for users in self._users if users)
+        if free != self.free or free + held != self.capacity:
+            raise AssertionError(f"{self.free} free blocks, {free} listed, {held} held of {self.capacity}")
 
     def _hits(self, request: Request) -> list[int]:
-        limit = (request.target - 1) // self.block_tokens
+        """The leading blocks found; remembered until a block is taken or entered, for it is asked for several times."""
+        if self._memo[0] is request and self._memo[1] == self._changes:
+            return self._memo[2].copy()
         hits: list[int] = []
-        for index in range(limit):
-            blocks = self._cached.get(self._name(request, index))
-            if not blocks:
+        for name in self._content(request, 0, (request.target - 1) // self.block_tokens):
+            block = self._found.get(name)
+            if block is None:
                 break
-            hits.append(next(iter(blocks)))
-        return hits
+            hits.append(block)
+        self._memo = (request, self._changes, hits)
+        return hits.copy()
 
     def _take(self, request: Request, tokens: int) -> None:
         """Hold blocks for `tokens` tokens in all, and enter those that are full."""
-        held = self._held[request]
-        for _ in range(self.blocks(tokens) - len(held)):
-            if self._blank:
-                block = self._blank.pop()
-            elif self._fresh < self.capacity:
-                block = self._fresh
-                self._fresh += 1
-            else:
-                block, _ = self._list.popitem(last=False)
-                self._forget(block)
+        held, users, blank, listed = self._held[request], self._users, self._blank, self._list
+        for _ in range(len(held), -(-tokens // self.block_tokens)):
             self.free -= 1
-            self._users[block] = 1
+            if blank:
+                block = blank.pop()
+                users[block] = 1
+            elif len(users) < self.capacity:
+                block = len(users)
+                users.append(1)
+                self._names.append(NAMELESS)
+            else:
+                block, _ = listed.popitem(last=False)
+                users[block] = 1
+                self._forget(block)
             held.append(block)
         self._enter(request, tokens)
 
     def _enter(self, request: Request, tokens: int) -> None:
-        held = self._held[request]
-        for index in range(tokens // self.block_tokens - 1, -1, -1):
+        first, full = self._entered[request], tokens // self.block_tokens
+        if first >= full:
+            return
+        held, names, found = self._held[request], self._names, self._found
+        for index, name in enumerate(self._content(request, first, full), first):
             block = held[index]
-            if block in self._key:
-                break  # all before it were entered earlier
-            name = self._name(request, index)
-            self._key[block] = name
-            self._cached.setdefault(name, {})[block] = None
+            names[block] = name
+            if name in found:
+                self._twins.setdefault(name, {})[block] = None
+            else:
+                found[name] = block
+        self._entered[request] = full
+        self._changes += 1
 
     def _forget(self, block: int) -> None:
-        name = self._key.pop(block, None)
-        if name is not None:
-            blocks = self._cached[name]
-            del blocks[block]
-            if not blocks:
-                del self._cached[name]
+        """A block's content is about to be written over."""
+        name = self._names[block]
+        self._names[block] = NAMELESS
+        self._changes += 1
+        twins = self._twins.get(name)
+        if self._found[name] != block:
+            assert twins is not None
+            del twins[block]
+        elif twins:
+            self._found[name] = next(iter(twins))
+            del twins[self._found[name]]
+        else:
+            del self._found[name]
+        if twins is not None and not twins:
+            del self._twins[name]
 
-    def _name(self, request: Request, index: int) -> int:
-        """The content of a request's block: shared by id where the trace has one (even), else its own (odd)."""
-        size, unit = self.block_tokens, self.hash_block_tokens
-        place = index * size // unit
-        if place < len(request.hash_ids) and (index + 1) * size <= request.prompt:
-            return 2 * (request.hash_ids[place] * (unit // size) + index % (unit // size))
-        return 2 * ((request.id << 24) + index) + 1
+    def _content(self, request: Request, first: int, last: int) -> Iterator[int]:
+        """The names of a request's blocks: even where the trace has an id, else odd and of this request alone."""
+        ids, ratio = request.hash_ids, self.hash_block_tokens // self.block_tokens
+        shared = min(last, len(ids) * ratio, request.prompt // self.block_tokens)
+        for index in range(first, shared):
+            yield 2 * (ids[index // ratio] * ratio + index % ratio)
+        own = 2 * (request.id << 24) + 1
+        for index in range(max(first, shared), last):
+            yield own + 2 * index
