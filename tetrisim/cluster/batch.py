@@ -43,7 +43,9 @@ class DecodeBatch:
         request.finish_step = step + request.output - request.generated
         self.n += 1
         self.context += context
-        self._count(base, 1)
+        phase = base % self.block_tokens
+        self._phases[phase] += 1
+        self._phases[phase + self.block_tokens] += 1
         heappush(self.due, (request.finish_step, self._sequence, request))
         if self._longest is not None:
             heappush(self._longest, (-base, self._sequence, request))
@@ -60,7 +62,9 @@ class DecodeBatch:
         request.generated += step - request.joined_step
         self.n -= 1
         self.context -= context
-        self._count(request.base, -1)
+        phase = request.base % self.block_tokens
+        self._phases[phase] -= 1
+        self._phases[phase + self.block_tokens] -= 1
         request.finish_step = NEVER
         due = self.due
         while due and (due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]):
@@ -92,11 +96,6 @@ class DecodeBatch:
         while heap and (heap[0][2].finish_step == NEVER or heap[0][2].sequence != heap[0][1]):
             heappop(heap)
         return self.step_no - heap[0][0] if heap else 0
-
-    def _count(self, base: int, change: int) -> None:
-        phase = base % self.block_tokens
-        self._phases[phase] += change
-        self._phases[phase + self.block_tokens] += change
 
     def next_blocks(self) -> int:
         """Blocks that the next step takes."""

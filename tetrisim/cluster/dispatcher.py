@@ -59,7 +59,7 @@ class Dispatcher:
             return False
         target = self.members[member]
         target.expect(request, now)
-        self.links.send(source, target, request)
+        self.links.send(source, target, request, now)
         return True
 
     def _retry_later(self) -> None:

@@ -316,12 +316,8 @@ class Engine:
         self._changed = True
 
     def retire(self, request: Request) -> None:
-        """Let a prefilled request go that never decodes here; its memory stays until `release`."""
+        """Let a prefilled request go that never decodes here; its memory stays until it is released."""
         del self.running[request]
-
-    def release(self, request: Request) -> None:
-        """Free the prompt's blocks of a retired request."""
-        self.kv.release(request, request.target)
 
     @property
     def idle(self) -> bool:

@@ -76,14 +76,14 @@ class Instance:
         self.idle_since = 0
         self.load = DecodeLoad()
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, now: int) -> None:
         """A request to prefill here."""
         self.assigned += 1
         may_join = self.engine.push(request)
         if self._pending is None:
-            self._wake()
+            self._wake(now)
         elif may_join and not self._cut:
-            self._shorten()
+            self._shorten(now)
 
     def expect(self, request: Request, now: int) -> None:
         """A request that was placed here: its KV is on its way."""
@@ -92,20 +92,23 @@ class Instance:
         self.assigned += 1
         self.load.add(request)
 
-    def receive(self, request: Request) -> None:
+    def receive(self, request: Request, now: int) -> None:
         """An expected request: its prompt's KV has arrived."""
         may_join = self.engine.receive(request)
         if self._pending is None:
-            self._wake()
+            self._wake(now)
         elif may_join and not self._cut:
-            self._shorten()
+            self._shorten(now)
 
-    def release(self, request: Request) -> None:
+    def release(self, request: Request, now: int) -> None:
         """The KV of a request prefilled here has been sent."""
-        self.engine.release(request)
-        self._leave()
-        if self._pending is None and (len(self.engine.waiting) or self.engine.partials):
-            self._wake()
+        engine = self.engine
+        engine.kv.release(request, request.target)
+        self.assigned -= 1
+        if not self.assigned:
+            self.idle_since = now
+        elif self._pending is None and engine.queued:
+            self._wake(now)
 
     def steps_done(self, moment: int) -> int:
         """Steps of the window in progress that ended before `moment`; 0 outside a window."""
@@ -129,10 +132,9 @@ class Instance:
             self.busy_ticks += now - self._woke
             self._woke = self.last_work = now
 
-    def _wake(self) -> None:
+    def _wake(self, now: int) -> None:
         """Start once all that happens at this moment has happened: now if nothing else is due now."""
         env = self.env
-        now = env.now
         self._pending = alarm = self._wake_alarm
         if env.peek() > now >= self.available_from:
             alarm.at = now
@@ -227,10 +229,10 @@ class Instance:
                 other.prefill_instance = self.number
         return ticks
 
-    def _await_last_chunk(self) -> None:
+    def _await_last_chunk(self, now: int) -> None:
         """Somebody has come: if the prompt's last chunk has not started, end the step before it."""
         self._cut = True
-        if self.env.now <= self._last_chunk:
+        if now <= self._last_chunk:
             request, left = self._pieces[0]
             width = self.engine.batching.padded
             self._pieces[0] = (request, (left - 1) // width * width)
@@ -271,7 +273,7 @@ class Instance:
         request.last_token = now
         if request.generated == request.output:
             engine.retire(request)
-            engine.release(request)
+            engine.kv.release(request, request.target)
             self._depart(request, now)
         elif self.role == "prefill":
             engine.retire(request)
@@ -292,25 +294,26 @@ class Instance:
         batch = engine.batch
         n, context = batch.n, batch.context
         row = timer.rows.get(n) or timer.decode_row(n)
-        knots = row.knots
-        segment = bisect_right(knots, context) - 1
-        slope = row.slope[segment]
-        first = row.base[segment] + slope * (context - knots[segment])
-        limit = knots[segment + 1] - context
+        segment = bisect_right(row.knots, context) - 1
+        low, high, base, slope = row.segments[segment]
+        first = base + slope * (context - low)
+        limit = high - context
         if timer.labelled:
             self._row, self._segment = row, segment
             if timer.skewed:
                 longest = n * batch.longest()
-                at = bisect_right(knots, longest) - 1
-                first += row.uneven_base[at] + row.uneven_slope[at] * (longest - knots[at])
-                slope += row.uneven_slope[at]
-                limit = min(limit, knots[at + 1] - longest)
+                at = bisect_right(row.knots, longest) - 1
+                base, more = row.uneven[at]
+                first += base + more * (longest - row.knots[at])
+                slope += more
+                limit = min(limit, row.knots[at + 1] - longest)
         slope *= n
         steps = batch.due[0][0] - batch.step_no
-        if self._exact or engine.moved_blocks:
+        if engine.moved_blocks:
+            first += self._swap()
             steps = 1
-            if engine.moved_blocks:
-                first += self._swap()
+        elif self._exact:
+            steps = 1
         else:
             if steps * n > limit:
                 steps = (limit + n - 1) // n
@@ -321,14 +324,14 @@ class Instance:
         self._pending = alarm = self._window_alarm
         self.env.arm(alarm, now + steps * first + slope * (steps * (steps - 1) // 2), self._priority)
 
-    def _shorten(self) -> None:
+    def _shorten(self, now: int) -> None:
         """End the window with the step in progress."""
         if self._last_chunk != NEVER:
-            self._await_last_chunk()
+            self._await_last_chunk(now)
             return
         self._cut = True
         start = self._start
-        steps = steps_before(self.env.now - start, self._first, self._slope, self._steps) + 1
+        steps = steps_before(now - start, self._first, self._slope, self._steps) + 1
         if steps < self._steps:
             self._steps = steps
             # The old alarm will ring unheard, so from now on there is a new one.
@@ -384,14 +387,13 @@ class Instance:
         request.finish = now
         if self.role == "decode":
             self.load.remove(request)
-        self._leave()
-        self.on_finished(self, request)
-
-    def _leave(self) -> None:
         self.assigned -= 1
         if not self.assigned:
-            self.idle_since = self.env.now
+            self.idle_since = now
+        self.on_finished(self, request)
 
     def _swap(self) -> int:
         """Time of the blocks that the planned step moves over the host link."""
-        return self.engine.moved_blocks * self.swap_ticks_per_block
+        ticks = self.engine.moved_blocks * self.swap_ticks_per_block
+        self.engine.moved_blocks = 0
+        return ticks

@@ -6,16 +6,18 @@ from tetrisim.cluster.request import Request
 class DecodeLoad:
     """Decodes assigned to an instance and not finished."""
 
-    __slots__ = ("heavy", "light", "pending_tokens")
+    __slots__ = ("assigned", "heavy", "pending_tokens")
 
     def __init__(self) -> None:
-        self.heavy = self.light = 0
+        self.assigned = self.heavy = 0
+        """How many there are, and how many of them are predicted to be heavy."""
         self.pending_tokens = 0
         """Prompt tokens on their way or waiting to be admitted."""
 
     def add(self, request: Request) -> None:
         """Placed here."""
-        self._count(request, 1)
+        self.assigned += 1
+        self.heavy += request.heavy
         self.pending_tokens += request.prompt
 
     def join(self, request: Request) -> None:
@@ -24,13 +26,8 @@ class DecodeLoad:
 
     def remove(self, request: Request) -> None:
         """Finished."""
-        self._count(request, -1)
-
-    def _count(self, request: Request, change: int) -> None:
-        if request.heavy:
-            self.heavy += change
-        else:
-            self.light += change
+        self.assigned -= 1
+        self.heavy -= request.heavy
 
 
 class LoadSnapshot:

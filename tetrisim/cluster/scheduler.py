@@ -129,7 +129,7 @@ class Scheduler:
         member = self._route(index, request, self._rng)
         instance = index.members[member]
         index.grow(member, request.prompt if instance.role == "prefill" else 1)
-        instance.submit(request)
+        instance.submit(request, request.arrival)
 
     def finished(self, instance: Instance, request: Request) -> None:
         """A request has left the cluster."""

@@ -22,9 +22,8 @@ class Links:
         self.sent_tokens = 0
         self.received_tokens = 0
 
-    def send(self, source: Instance, target: Instance, request: Request) -> None:
+    def send(self, source: Instance, target: Instance, request: Request, now: int) -> None:
         """Send the KV of a request's prompt; then the source frees it and the target may decode."""
-        now = self.env.now
         out, into = self._out_free.get(source.number, 0), self._in_free.get(target.number, 0)
         start = max(now, out, into)
         end = start + self._latency + request.prompt * self._ticks_per_token
@@ -37,8 +36,8 @@ class Links:
 
     def _arrive(self, delivery: "_Delivery") -> None:
         self.received_tokens += delivery.request.prompt
-        delivery.source.release(delivery.request)
-        delivery.target.receive(delivery.request)
+        delivery.source.release(delivery.request, delivery.at)
+        delivery.target.receive(delivery.request, delivery.at)
 
 
 class _Delivery(Alarm):

@@ -37,19 +37,21 @@ class Dense:
 class DecodeRow:
     """Pure decode steps of `n` sequences: piecewise linear in the total context S of the batch.
 
-    Segment i holds for knots[i] <= S < knots[i + 1]; a step there takes base[i] + slope[i] * (S - knots[i]) ticks, all
-    whole numbers, so a run of steps sums exactly however it is cut. With a skew correction the step also takes what
-    `uneven` gives at n times the longest context; the part of it at the mean is taken off `base` and `slope` already.
+    Segment i holds for knots[i] <= S < knots[i + 1]; a step there takes base + slope * (S - knots[i]) ticks, all whole
+    numbers, so a run of steps sums exactly however it is cut. With a skew correction the step also takes what `uneven`
+    gives at n times the longest context; the part of it at the mean is taken off `segments` already.
     """
 
-    __slots__ = ("base", "estimated", "knots", "measured", "slope", "uneven_base", "uneven_slope")
+    __slots__ = ("estimated", "knots", "measured", "segments", "uneven")
 
     def __init__(self, knots: list[int], base: list[int], slope: list[int]) -> None:
-        self.knots, self.base, self.slope = knots, base, slope
+        self.knots = knots
+        self.segments = list(zip(knots, knots[1:], base, slope, strict=False))
+        """For each segment its two ends, its ticks at the lower one, and its slope."""
+        self.uneven = [(0, 0)] * len(base)
+        """For each segment the skew correction's ticks at the lower end, and its slope."""
         self.measured: list[float] = []
         self.estimated: list[float] = []
-        self.uneven_base = [0] * len(base)
-        self.uneven_slope = [0] * len(base)
 
 
 class StepTimer:
@@ -151,13 +153,11 @@ class StepTimer:
         base = [fixed + round(seconds * self._layer_ticks) for seconds, _ in points]
         slope = [(base[i + 1] - base[i]) // (knots[i + 1] - knots[i]) for i in range(len(knots) - 1)]
         slope[-1] = max(0, slope[-1])
-        row = DecodeRow([*knots[:-1], FOREVER], base[:-1], slope)
         alpha = self.attention.alpha(0, n) if self.skewed else 0.0
-        if alpha:
-            row.uneven_base = [round(alpha * (ticks - fixed)) for ticks in row.base]
-            row.uneven_slope = [round(alpha * ticks) for ticks in slope]
-            row.base = [ticks - uneven for ticks, uneven in zip(row.base, row.uneven_base, strict=True)]
-            row.slope = [ticks - uneven for ticks, uneven in zip(slope, row.uneven_slope, strict=True)]
+        uneven = [(round(alpha * (base[i] - fixed)), round(alpha * slope[i])) for i in range(len(slope))]
+        even = [(base[i] - uneven[i][0], slope[i] - uneven[i][1]) for i in range(len(slope))]
+        row = DecodeRow([*knots[:-1], FOREVER], [ticks for ticks, _ in even], [ticks for _, ticks in even])
+        row.uneven = uneven
         if self.labelled:
             for index in range(len(slope)):
                 # A segment counts as outside when either of its ends is (the first starts below the table).

@@ -11,13 +11,17 @@ def power_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int | N
 
     The ratio is taken with the request added, so equal instances stay balanced (paper, section 3.3.4; our reading).
     """
-    first = _draw_alpha(view, request, rng)
-    if first is None:
-        return None
-    second = _draw_alpha(view, request, rng)
-    if second is None or second == first:
+    count, need, snapshot = view.count, request.prompt + request.predicted, view.snapshot
+    first, second = int(rng.random() * count), int(rng.random() * count)
+    one, two = snapshot(first), snapshot(second)
+    if one.free_tokens < need or two.free_tokens < need:  # not both in alpha: draw from it more carefully
+        drawn = _draw_alpha(view, request, rng)
+        if drawn is None:
+            return None
+        first, second = drawn, _draw_alpha(view, request, rng) or drawn
+        one, two = snapshot(first), snapshot(second)
+    if first == second:
         return first
-    one, two = view.snapshot(first), view.snapshot(second)
     heavy = int(request.heavy)
     # heavy / light compared crosswise: no division by zero, and two without light ones compare by their heavy ones
     left = (one.heavy + heavy) * (two.light + 1 - heavy)
