@@ -379,8 +379,9 @@ class Instance:
 
     def _finish_due(self, now: int) -> None:
         """Let the requests go whose last token has just been shown."""
-        for request in self.engine.batch.finished():
-            self.engine.finish(request)
+        engine = self.engine
+        for request in engine.batch.finished():
+            engine.finish(request)
             self._depart(request, now)
 
     def _depart(self, request: Request, now: int) -> None:

@@ -15,8 +15,8 @@ Route = Callable[[LoadView, RequestView, Rng], int]
 FEW = 16
 """Up to so many instances, looking at each is faster than keeping a heap."""
 
-PACK_GAPS = 500_000
-"""Gap rows that are kept as Python objects at most (about 80 MB)."""
+PACK_EVERY = 100_000
+"""Arrivals after which the gap rows are packed: as Python objects they take 160 bytes each."""
 
 
 class LoadIndex:
@@ -92,6 +92,7 @@ class Scheduler:
         self._route = route
         self._rng = rng
         self._recorder = recorder
+        self._rows = recorder.requests
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
         self._alarm = Alarm(self._on_arrival)
@@ -115,15 +116,13 @@ class Scheduler:
 
     def _on_arrival(self, event: Alarm) -> None:
         request = self._next
+        assert request is not None
         self._await()  # before anything starts: instances look whether more is to happen at this moment
-        if request is None:
-            return
-        recorder = self._recorder
-        recorder.requests.append(request)
+        self._rows.append(request)
         if request.rejected:
             return
-        if len(recorder.gaps) > PACK_GAPS:
-            recorder.pack()
+        if not request.id % PACK_EVERY:
+            self._recorder.pack()
         self.unfinished += 1
         index = self.index
         member = self._route(index, request, self._rng)

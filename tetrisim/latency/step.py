@@ -110,9 +110,13 @@ class StepTimer:
 
     def chunks(self, tokens: int, cached: int, count: int) -> int:
         """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone."""
-        total, prefill = 0, self.prefill
-        for done in range(cached, cached + count * tokens, tokens):
-            total += prefill(tokens, 1, tokens, done)
+        starts = range(cached, cached + count * tokens, tokens)
+        if self.labelled or tokens >= len(self._linear_ticks):
+            return sum(self.prefill(tokens, 1, tokens, done) for done in starts)
+        mixed, layer_ticks = self.attention.mixed, self._layer_ticks
+        total = count * (self._linear_ticks[tokens] + self._head_ticks[1])
+        for done in starts:
+            total += int(mixed(tokens, done, 0, 0.0)[0] * layer_ticks)
         return total
 
     def _total(self, tokens: int, sequences: int, seconds: float, inside: bool) -> int:
