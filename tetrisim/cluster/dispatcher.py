@@ -47,13 +47,13 @@ class Dispatcher:
     def dispatch(self, source: Instance, request: Request) -> None:
         """Place a request whose prefill has just finished, which takes its prompt off the load of its instance."""
         self.index.shrink(source.number, request.prompt)
-        if self._held or not self._try(source, request):
+        if self._held or not self._try(source, request, request.first_token):
             if not self._held:
-                self._retry_later()
+                self._retry_later(request.first_token)
             self._held.append((source, request))
 
-    def _try(self, source: Instance, request: Request) -> bool:
-        self._now = now = self.env.now
+    def _try(self, source: Instance, request: Request, now: int) -> bool:
+        self._now = now
         member = self._place(self, request, self._rng)
         if member is None:
             return False
@@ -62,13 +62,13 @@ class Dispatcher:
         self.links.send(source, target, request, now)
         return True
 
-    def _retry_later(self) -> None:
+    def _retry_later(self, now: int) -> None:
         period = self._broadcast.period
-        self.env.arm(Alarm(self._on_broadcast), (self.env.now // period + 1) * period, MONITOR)
+        self.env.arm(Alarm(self._on_broadcast), (now // period + 1) * period, MONITOR)
 
-    def _on_broadcast(self, event: Alarm) -> None:
+    def _on_broadcast(self, alarm: Alarm) -> None:
         held = self._held
-        while held and self._try(*held[0]):
+        while held and self._try(*held[0], alarm.at):
             held.popleft()
         if held:
-            self._retry_later()
+            self._retry_later(alarm.at)

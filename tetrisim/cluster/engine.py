@@ -94,17 +94,14 @@ class Engine:
             self._admit_waiting(pieces, self._extend_partials(pieces, 0) if self.partials else 0)
             return pieces
         self.grown = False
-        self.moved_blocks = 0
         if self.joined or self.preempted:
             self.joined = []
             self.preempted = []
         if self._mixes:
             self._plan_mixed(pieces)
             return pieces
-        if not self.swapped:
-            scheduled = self._extend_partials(pieces, 0) if self.partials else 0
-            if self.waiting.ordered or self.waiting.raw:
-                self._admit_waiting(pieces, scheduled)
+        if (self.waiting.ordered or self.waiting.raw or self.partials) and not self.swapped:
+            self._admit_waiting(pieces, self._extend_partials(pieces, 0) if self.partials else 0)
         if not pieces:
             # A step of decodes alone: room for each, then those that come back or come in.
             if self.batch.next_blocks() > self.kv.free:

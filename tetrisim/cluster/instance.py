@@ -359,7 +359,10 @@ class Instance:
         self._steps = 0
         if batch.due[0][0] <= step_no:
             self._finish_due(now)
-        self._next(now)
+        if batch.n and not engine.queued and engine.kv.free >= batch.n:
+            self._start_window(now)
+        else:
+            self._next(now)
 
     def _emit(self, now: int) -> None:
         """Every member of the batch shows its tokens of the steps just ended."""
