@@ -7,6 +7,7 @@ import typer
 from tetrisim import __version__
 from tetrisim.cli.compare import compare_command
 from tetrisim.cli.lists import gpus_command, models_command, systems_command, traces_command
+from tetrisim.cli.profile import app as profile_app
 from tetrisim.cli.run import run_command
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.command("systems")(systems_command)
 app.command("gpus")(gpus_command)
 app.command("models")(models_command)
 app.command("traces")(traces_command)
+app.add_typer(profile_app, name="profile")
 
 
 def _show_version(wanted: bool) -> None:

@@ -34,7 +34,7 @@ def measure_command(
     out: OutOption = Path("profiles"),
     gpu: GpuOption = None,
 ) -> None:
-    """Measure a model's kernels on this machine and write a profile; needs tetrisim[profile]."""
+    """Measure a model's kernels on this machine and write a profile; needs torch."""
     with one_line_errors():
         from tetrisim.profiling.measure import Wish, measure
 

@@ -11,6 +11,9 @@ from tetrisim.latency.grid import Curve, Point, Product4, Slices, between, large
 from tetrisim.latency.roofline import ATTENTION_EFFICIENCY, MEMORY_EFFICIENCY, Shard
 from tetrisim.scenario.model import DTYPE_BYTES
 
+_MOST_ALPHAS = 1 << 17
+"""Answers kept: enough for every whole chunk of a usual token budget, and bounded where chunks are fractions."""
+
 
 class Attention(Protocol):
     """Seconds of one call, and whether the shape lies inside what was measured. Nothing here changes state."""
@@ -120,14 +123,22 @@ class TableAttention:
         self._pure_alpha = Curve(pure) if pure else None
         self._mixed_alpha = Slices(beside) if beside else None
         self.skewed = bool(skew)
+        self._alphas: dict[tuple[float, int], float] = {}
 
     def alpha(self, chunk: float, sequences: int) -> float:
         """Measured, linear between batch sizes; held beyond the largest."""
-        if sequences < 2:
-            return 0.0
-        if chunk == 0:
-            return self._pure_alpha.held(sequences) if self._pure_alpha else 0.0
-        return self._mixed_alpha.held(chunk, sequences) if self._mixed_alpha else 0.0
+        known = self._alphas.get((chunk, sequences))
+        if known is not None:
+            return known
+        alpha = 0.0
+        if sequences > 1:
+            if chunk == 0:
+                alpha = self._pure_alpha.held(sequences) if self._pure_alpha else 0.0
+            else:
+                alpha = self._mixed_alpha.held(chunk, sequences) if self._mixed_alpha else 0.0
+        if len(self._alphas) < _MOST_ALPHAS:
+            self._alphas[chunk, sequences] = alpha
+        return alpha
 
     def knots(self, sequences: int) -> list[int]:
         """The measured contexts of the neighbouring batch sizes."""

@@ -1,6 +1,7 @@
 """The torch side of the harness: a device with a shard's buffers, and rows prepared for measuring."""
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
@@ -11,11 +12,11 @@ from tetrisim.profiling.attention import KvPool, choose_kernel
 from tetrisim.profiling.harness import Sampler
 from tetrisim.profiling.links import measured_links
 from tetrisim.profiling.ops import DTYPES, ShardOps
-from tetrisim.profiling.plan import SEQUENCES, TOKENS, Key, Limits
+from tetrisim.profiling.plan import HOST_CONTEXT, SEQUENCES, TOKENS, Key, Limits
 from tetrisim.profiling.shape import BatchShape, ShardShape
 from tetrisim.profiling.step import Step
 from tetrisim.profiling.store import Values
-from tetrisim.profiling.timer import Neighbours, device_facts, device_state, timed
+from tetrisim.profiling.timer import HOST, Neighbours, device_facts, device_state, timed
 
 CPU_THREADS = 1
 """A second thread on a shared machine waits for whoever has the other core."""
@@ -28,12 +29,8 @@ GPU_COLD_CACHES = 3
 
 
 def open_device(name: str, dtype: str) -> Any:
-    """The torch device; a name, dtype or machine that does not go together raises ProfileError."""
-    if name not in POOL_BYTES:
-        raise ProfileError("--device", f"unknown device '{name}'", "cuda or cpu")
+    """The torch device `cpu` or `cuda`; a machine without it, or without the dtype, raises ProfileError."""
     if name == "cpu":
-        if dtype == "fp8":
-            raise ProfileError("--dtype", "fp8 has no matrix multiplication on a CPU", "fp32, bf16 or fp16")
         torch.set_num_threads(CPU_THREADS)
         _keep_freed_memory()
     elif not torch.cuda.is_available():
@@ -72,6 +69,7 @@ class TorchBench:
         most = max(max(level) for level in TOKENS if level)
         self.ops = ShardOps(shape, device, self.cold_bytes, most, max(max(level) for level in SEQUENCES if level))
         self.pool = KvPool(shape, tokens, page, device, self.dtype)
+        self.flush = self.ops.bind(shape.up, 1, 1)
         self._neighbours = Neighbours()
         self._links: dict[Key, Values] = {}
 
@@ -98,7 +96,10 @@ class TorchBench:
                 "elementwise": "torch.compile" if self.ops.fused else "eager",
                 "sampler": "softmax and exponential race",
             },
-            "clock": "CUDA events around CUDA graphs" if self.device.type == "cuda" else "time.perf_counter",
+            "clock": "CUDA events around CUDA graphs"
+            if self.device.type == "cuda"
+            else "time.perf_counter, caches flushed by one token's MLP matrix",
+            "preempted_samples": f"{HOST.preempted} of {HOST.samples}, counted by processor time",
             "cold_bytes": int(self.cold_bytes),
             "state": device_state(self.device),
         }
@@ -124,21 +125,26 @@ class TorchBench:
         cache = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 0) or 64 * 2**20
         return min(self.shape.weight_bytes, GPU_COLD_CACHES * cache)
 
-    def _time(self, call: Any) -> Sampler:
-        sample = timed(call, self.device)
+    def timed(self, name: str, call: Any) -> Callable[[], float]:
+        """Samples of an op; those that stream weights of their own need no flush before."""
+        streams = name in self.shape.matrices or name == "lm_head"
+        return timed(call, self.device, None if streams else self.flush)
+
+    def _time(self, name: str, call: Any) -> Sampler:
+        sample = self.timed(name, call)
         return lambda: {"time_us": sample()}
 
     def _linear(self, op: str, tokens: int) -> Sampler:
-        return self._time(self.ops.bind(op, tokens, 1))
+        return self._time(op, self.ops.bind(op, tokens, 1))
 
     def _head(self, op: str, sequences: int) -> Sampler:
-        return self._time(self.ops.bind(op, sequences, sequences))
+        return self._time(op, self.ops.bind(op, sequences, sequences))
 
     def _attention(
         self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int
     ) -> Sampler:
         pieces = ((prefill_tokens, prefill_context),) if prefill_tokens else ()
-        return self._time(self.attention(BatchShape(pieces, (decode_context,) * decode_sequences)))
+        return self._time("attention", self.attention(BatchShape(pieces, (decode_context,) * decode_sequences)))
 
     def _skew(self, **row: int) -> Sampler:
         pieces = ((row["prefill_tokens"], row["prefill_context"]),) if row["prefill_tokens"] else ()
@@ -151,13 +157,14 @@ class TorchBench:
             "long_us": (far,) * count,
         }
         samples = {
-            name: timed(self.attention(BatchShape(pieces, contexts)), self.device) for name, contexts in batches.items()
+            name: self.timed("attention", self.attention(BatchShape(pieces, contexts)))
+            for name, contexts in batches.items()
         }
         return lambda: {name: sample() for name, sample in samples.items()}
 
     def _host(self, sequences: int) -> Sampler:
         """A whole decode step less its ops, both measured in the same round."""
-        step = self.step(BatchShape((), (min(512, self.shape.model.max_positions - 1),) * sequences))
+        step = self.step(BatchShape((), (min(HOST_CONTEXT, self.shape.model.max_positions - 1),) * sequences))
         graph = self.device.type == "cuda"
         step.prepare()
         parts = self.step_parts(step)
@@ -165,9 +172,11 @@ class TorchBench:
             step.seconds(graph)
 
         def sample() -> Values:
-            eager = step.seconds() * 1e6
-            whole = step.seconds(graph) * 1e6 if graph else eager
+            # The ops between two steps: a drift over the round then cancels.
+            before = (step.seconds(), step.seconds(graph) if graph else 0.0)
             ops = sum(calls * part() for calls, part in parts)
+            eager = 0.5e6 * (before[0] + step.seconds())
+            whole = 0.5e6 * (before[1] + step.seconds(graph)) if graph else eager
             return {"time_us": whole - ops, "eager_us": eager - ops, "step_us": whole, "ops_us": ops}
 
         return sample
@@ -177,7 +186,7 @@ class TorchBench:
         layers = self.shape.model.layers
         counts = {name: calls * layers for name, calls in self.shape.calls_per_layer.items()}
         counts |= {"attention": layers, **self.shape.calls_per_step}
-        return [(count, timed(step.calls[name], self.device)) for name, count in counts.items()]
+        return [(count, self.timed(name, step.calls[name])) for name, count in counts.items()]
 
     def _collective(self, op: str, bytes: int, gpus: int) -> Sampler | None:
         """Processes for all messages start once; the samples are read off one by one."""

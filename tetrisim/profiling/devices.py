@@ -14,6 +14,16 @@ _MARKS = (
 )
 
 
+def check_device(kind: str, dtype: str, wanted: str | None) -> None:
+    """Refuse what no machine can measure: names that do not exist or do not go together."""
+    if kind not in ("cuda", "cpu"):
+        raise ProfileError("--device", f"unknown device '{kind}'", "cuda or cpu")
+    if kind == "cpu" and dtype == "fp8":
+        raise ProfileError("--dtype", "fp8 has no matrix multiplication on a CPU", "fp32, bf16 or fp16")
+    if wanted is not None and (load_gpu(wanted, "--gpu").name == "cpu") != (kind == "cpu"):
+        raise ProfileError("--gpu", f"'{wanted}' is no {kind} device", "the name of what is measured")
+
+
 def recognised(device: str) -> str | None:
     """The catalog name of a driver's device name, or None."""
     for marks, name in _MARKS:
@@ -25,13 +35,10 @@ def recognised(device: str) -> str | None:
 def catalog_name(kind: str, device: str, wanted: str | None) -> str:
     """The GPU name a profile gets: `wanted` if given, else `cpu`, or what the driver's name says."""
     if wanted is not None:
-        name = load_gpu(wanted, "--gpu").name
-        if (name == "cpu") != (kind == "cpu"):
-            raise ProfileError("--gpu", f"'{wanted}' is no {kind} device", "the name of what is measured")
         known = recognised(device) if kind == "cuda" else None
-        if known not in (None, name):
+        if known not in (None, wanted):
             raise ProfileError("--gpu", f"'{wanted}' is not {device}", f"'{known}'")
-        return name
+        return load_gpu(wanted, "--gpu").name
     if kind == "cpu":
         return load_gpu("cpu", "--device").name
     known = recognised(device)

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median, quantiles
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tetrisim.errors import ProfileError
 from tetrisim.profiling.plan import ESSENTIAL, Key, Task, Unit
 from tetrisim.profiling.store import Store, Values
+
+T = TypeVar("T")
 
 ROUNDS = 7
 """Samples of a row: every row of a unit once a round, so that drift hits all of them alike."""
@@ -18,6 +20,11 @@ MOST_ROUNDS = 10
 QUIET = 0.05
 """A round is quiet when other processes used less than this share of the machine; disturbed rounds are repeated, up to
 MOST_ROUNDS in all, and left out where enough quiet ones are there."""
+WIDE = 0.1
+"""A row is measured again, once and while the budget lasts, when its quartiles lie this share of its time apart."""
+TOGETHER = 12
+DIFFERENCES = ("host.csv",)
+"""Small differences of long times: their spread says nothing about a disturbance."""
 FLOOR_US = 0.1
 """Host overhead is a difference of two measurements; below noise it is written as this."""
 
@@ -80,6 +87,8 @@ class Run:
                     break
                 progress.done += 1
                 self._publish(plan, progress, start)
+            else:
+                self._repeat_wide(progress, show)
             show(progress)
         finally:
             self._describe(progress, start)
@@ -94,8 +103,22 @@ class Run:
             )
         return progress
 
+    def _repeat_wide(self, progress: Progress, show: Callable[[Progress], None]) -> None:
+        """Spend what is left of the budget on rows that a disturbance has spread wide, once each."""
+        wide = [
+            (file, key)
+            for file, rows in self.store.rows.items()
+            for key, row in rows.items()
+            if file not in DIFFERENCES and row["spread_us"] > WIDE * row["time_us"]
+        ]
+        for at in range(0, len(wide), TOGETHER):
+            progress.title = f"{len(wide) - at} rows of wide spread again"
+            show(progress)
+            if not self._take(wide[at : at + TOGETHER], progress):
+                break
+
     def _take(self, tasks: list[Task], progress: Progress) -> bool:
-        """Measure and keep rows; False when the budget ended first."""
+        """Measure and keep rows; False when the budget ended first. An old row stays where it has less spread."""
         if self.clock() >= self.until:
             return False
         samplers: dict[Task, Sampler] = {}
@@ -108,16 +131,18 @@ class Run:
         rounds = self._rounds(samplers)
         if rounds is None:
             return False
-        quiet = [values for share, values in rounds if share <= QUIET]
         progress.rounds += len(rounds)
-        progress.disturbed += len(rounds) - len(quiet)
-        if len(quiet) < FEWEST_ROUNDS:
-            quiet = [values for _, values in sorted(rounds, key=lambda pair: pair[0])[:ROUNDS]]
-        rows = {task: summarize([values[task] for values in quiet]) for task in samplers}
+        progress.disturbed += sum(share > QUIET for share, _ in rounds)
+        kept = [values for _, values in quietest(rounds)]
+        rows = {task: summarize([values[task] for values in kept]) for task in samplers}
         progress.drifts += [rounds[-1][1][task]["time_us"] / rounds[0][1][task]["time_us"] for task in samplers
-                            if task[0] != "host.csv"]  # fmt: skip
-        self.store.add(rows)
+                            if task[0] not in DIFFERENCES]  # fmt: skip
+        self.store.add({task: row for task, row in rows.items() if self._narrower(task, row)})
         return True
+
+    def _narrower(self, task: Task, row: Values) -> bool:
+        old = self.store.rows[task[0]].get(task[1])
+        return old is None or row["spread_us"] / row["time_us"] < old["spread_us"] / old["time_us"]
 
     def _rounds(self, samplers: dict[Task, Sampler]) -> list[tuple[float, dict[Task, Values]]] | None:
         """Rounds with the disturbance of each, or None when the budget ended too early."""
@@ -146,17 +171,23 @@ class Run:
 
     def _describe(self, progress: Progress, start: dict[str, Any]) -> None:
         now = self.bench.facts()
+        state = now.pop("state", None)
         self.store.describe({
             **now,
             "state_at_start": start.get("state"),
-            "state_at_end": now.get("state"),
-            "state": None,
+            "state_at_end": state,
             "drift": round(median(progress.drifts), 4) if progress.drifts else None,
             "rounds": progress.rounds,
             "disturbed_rounds": progress.disturbed,
             "skipped": progress.skipped,
             "seconds_spent": self.clock() - self.began,
         })  # fmt: skip
+
+
+def quietest(rounds: list[tuple[float, T]]) -> list[tuple[float, T]]:
+    """(disturbance, what was measured): the quiet ones, or where those are too few the ROUNDS least disturbed."""
+    quiet = [pair for pair in rounds if pair[0] <= QUIET]
+    return quiet if len(quiet) >= FEWEST_ROUNDS else sorted(rounds, key=lambda pair: pair[0])[:ROUNDS]
 
 
 def summarize(samples: list[Values]) -> Values:

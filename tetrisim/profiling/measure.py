@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tetrisim.errors import ProfileError
-from tetrisim.profiling.devices import catalog_name
+from tetrisim.profiling.devices import catalog_name, check_device
 from tetrisim.profiling.harness import Progress, Run
 from tetrisim.profiling.plan import build_plan
 from tetrisim.profiling.shape import ShardShape, shard_shape
@@ -52,6 +52,7 @@ def measure(wish: Wish, show: Callable[[str, Progress], None]) -> list[Path]:
     """The folders of the profiles; `show` gets the title of the one under way and its progress."""
     budget = budget_s(wish.budget)
     shapes = wished_shapes(wish)
+    check_device(wish.device, shapes[0].dtype, wish.gpu)
     if find_spec("torch") is None:
         raise ProfileError("profile measure", "needs torch, which is not installed", "pip install 'tetrisim[profile]'")
     from tetrisim.profiling.bench import TorchBench, open_device

@@ -64,7 +64,7 @@ class ShardOps:
         self.dtype = DTYPES[shape.dtype]
         model = shape.model
         widths = dict(hidden=model.hidden, residual=model.hidden, normed=model.hidden)
-        widths |= {op: outputs for op, (_, outputs) in shape.matrices.items() if outputs != model.hidden}
+        widths |= {op: outputs for op, (_, outputs) in shape.matrices.items() if op in ("qkv_proj", shape.up)}
         widths |= dict(attended=shape.heads * model.head_dim, act=shape.intermediate)
         self.buffers = {name: self.random(tokens, width) for name, width in widths.items()}
         self.last = self.random(sequences, model.hidden)
@@ -114,6 +114,11 @@ class ShardOps:
     def _fuse(self) -> dict[Any, Any]:
         """Element-wise ops as one kernel each, as engines have them; eager ones where no compiler works."""
         functions = (_add_norm, _add_layer_norm, _head_norm, _rotate, _silu_mul, _relu)
+        config = torch._dynamo.config
+        config.suppress_errors = True  # what does not compile runs eagerly
+        for limit in ("recompile_limit", "cache_size_limit"):  # shards of several sizes share the functions
+            if hasattr(config, limit):
+                setattr(config, limit, 64)
         try:
             fused = {function: torch.compile(function, dynamic=True) for function in functions}
             probe = self.random(64, 2 * self.shape.model.hidden)

@@ -26,7 +26,7 @@ TOKENS = (
 """New tokens of the linear ops by level; the last one looks for the steps of GEMM tiles."""
 SEQUENCES = ((1, 16, 128), (4, 8, 32, 64, 256), (2, 12, 24, 48, 96, 192), (512,))
 DECODES = ((1, 16, 64), (4, 32, 128), (2, 8, 24, 48, 96, 256), (12,))
-CONTEXTS = ((16, 512, 2047), (128, 1024, 4095, 8191), (256, 1536, 3071, 16383, 32767), ())
+CONTEXTS = ((16, 512, 2047), (64, 128, 1024, 4095, 8191), (256, 1536, 3071, 16383, 32767), ())
 CHUNKS = ((16, 256, 1024), (64, 128, 512, 2048), (32, 192, 384, 768, 1536, 4096, 8192), ())
 CACHED = ((0, 1024), (256, 4096), (512, 2048, 8192, 16384, 32768), ())
 MIXED_CHUNKS = ((16, 256, 1024), (64, 512, 2048), (128, 384, 768))
@@ -34,6 +34,8 @@ MIXED_DECODES = (1, 16, 64, 256)
 MIXED_CONTEXTS = (16, 512, 2047)
 MIXED_CACHED = (0, 1024)
 HOST = ((1, 16, 64), (4, 8, 32, 128), (2, 256), ())
+HOST_CONTEXT = 128
+"""Cached tokens of the decodes in a whole step: few, as the overhead is a small difference of two long times."""
 SKEW_DECODES = (2, 8, 32, 64)
 SKEW_CHUNKS = (0, 256)
 SKEW_CONTEXTS = ((64, 2047), (512, 4095))
@@ -105,13 +107,8 @@ class _Points:
     def host(self, level: int) -> Iterator[Unit]:
         """Whole steps, one batch size at a time: each holds a step's buffers."""
         for count in HOST[level]:
-            if count * (self.host_context + 1) <= self.limits.pool_tokens:
+            if count * (HOST_CONTEXT + 1) <= self.limits.pool_tokens:
                 yield Unit(f"whole steps, {count} sequences", level, (("host.csv", (count,)),))
-
-    @property
-    def host_context(self) -> int:
-        """Cached tokens of the decodes in a whole step."""
-        return min(512, self.longest - 1)
 
     def mixed(self, level: int) -> Iterator[Unit]:
         """One unit a chunk, with the whole product of the other axes: any number of whole chunks is a full product."""

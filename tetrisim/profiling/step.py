@@ -1,6 +1,5 @@
 """A whole step as an engine runs it: inputs to the device, all layers, sampled tokens back."""
 
-import random
 import time
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from tetrisim.profiling.attention import KvPool
 from tetrisim.profiling.ops import Call, ShardOps
 from tetrisim.profiling.shape import BatchShape
-from tetrisim.profiling.timer import capture
+from tetrisim.profiling.timer import HOST, capture
 
 
 class Step:
@@ -28,19 +27,19 @@ class Step:
         self.order = [(self.calls[name], i) for i in range(shape.model.layers) for name in layer]
         self.order = [(self.calls["embedding"], 0), *self.order]
         self.order += [(self.calls[name], 0) for name in ("final_layernorm", "lm_head", "sampler")]
+        self.ids = torch.randint(shape.vocab, (batch.tokens,)).tolist()
         self.turn = 0
         self.graph: Any = None
 
     def prepare(self) -> None:
         """What Python does before a step: token ids, positions, rows to sample from and the cache's tables."""
         ops, batch = self.ops, self.batch
-        vocab, rows = ops.shape.vocab, len(ops.cosines)
-        ids = [random.randrange(vocab) for _ in range(batch.tokens)]
+        rows = len(ops.cosines)
         positions, last = [], []
         for new, cached in batch.spans:
             positions += range(cached, cached + new)
             last.append(len(positions) - 1)
-        ops.token_ids[: batch.tokens].copy_(torch.tensor(ids))
+        ops.token_ids[: batch.tokens].copy_(torch.tensor(self.ids))
         ops.positions[: batch.tokens].copy_(torch.tensor(positions) % rows)
         ops.last_rows[: batch.sequences].copy_(torch.tensor(last))
         self.attention.fill()
@@ -69,8 +68,12 @@ class Step:
         return self.ops.next_tokens[: self.batch.sequences].tolist()
 
     def seconds(self, graph: bool = False) -> float:
-        """Wall time of one step."""
+        """Time of one step: wall time where a GPU works meanwhile, as HostClock gives it on a CPU."""
         run = self.replayed if graph else self.eager
-        start = time.perf_counter()
+        if self.ops.device.type == "cuda":
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+        HOST.start()
         run()
-        return time.perf_counter() - start
+        return HOST.stop()

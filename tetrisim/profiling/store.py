@@ -26,6 +26,9 @@ graph where there is one, and eager_us is what the same step takes over its ops 
 SAME = ("device", "torch", "threads")
 """Facts that all rows of one profile share: rows of two set-ups must not mix."""
 
+SUMMED = ("rounds", "disturbed_rounds", "seconds_spent")
+"""Provenance that adds up over the runs that made a profile; the rest is of the last one."""
+
 
 class Store:
     """Rows of one profile. Until the coarse grid is whole they wait in `.tp<k>.partial`, where no run looks."""
@@ -38,6 +41,7 @@ class Store:
         self.folder = self.final if self.final.exists() else self.partial
         self.rows: dict[str, dict[Key, Values]] = {name: {} for name in KEYS}
         self.old: dict[str, Any] = {}
+        self.changed = False
         if (out / "profile.yaml").exists():
             raise ProfileError(str(out / "profile.yaml"), "is a profile", "--out to name a folder of profiles")
         self._read()
@@ -55,14 +59,17 @@ class Store:
         """Keep rows, and write the files they belong to."""
         for (file, key), values in new.items():
             self.rows[file][key] = values
+            self.changed = True
         with self._writing():
             for file in sorted({file for file, _ in new}):
                 write_rows(self.folder / file, self.rows[file])
 
     def describe(self, run: dict[str, Any]) -> None:
-        """Write profile.yaml; `run` is what this run adds to the provenance, its `seconds_spent` on top of the old."""
+        """Write profile.yaml; `run` is what this run adds to the provenance."""
+        if self.old and not self.changed:
+            return  # what is there, with what `profile check --write` may have added, is still true
         before = self.old.get("provenance", {})
-        spent = round(before.get("seconds_spent", 0) + run["seconds_spent"], 1)
+        sums = {name: round(before.get(name, 0) + run[name], 1) for name in SUMMED}
         day = f"{datetime.now(UTC):%Y-%m-%d}"
         first = before.get("dates", [day])
         provenance = {
@@ -71,7 +78,7 @@ class Store:
             "dates": first if day in first else [*first, day],
             "rows": self.count,
             "samples": int(sum(row["samples"] for rows in self.rows.values() for row in rows.values())),
-            "seconds_spent": spent,
+            **sums,
         }
         device = self.device
         meta = {

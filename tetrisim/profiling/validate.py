@@ -1,4 +1,4 @@
-"""Whole measured steps against what the step-time model predicts for them, on batch shapes that no table was made from."""
+"""Whole measured steps against the step-time model, on batch shapes that no table was made from."""
 
 import random
 from dataclasses import dataclass
@@ -6,7 +6,10 @@ from statistics import median
 from typing import Any
 
 from tetrisim.latency.step import StepTimer
+from tetrisim.profiling.harness import quietest
+from tetrisim.profiling.plan import Task
 from tetrisim.profiling.shape import BatchShape
+from tetrisim.profiling.store import Store
 from tetrisim.units import TICKS_PER_S
 
 PASSES = 2
@@ -33,7 +36,7 @@ class StepCheck:
 
 
 def random_batches(count: int, seed: int, largest: int = 2000, most: int = 64) -> list[BatchShape]:
-    """A third each of ragged decodes, one or two prefill pieces, and both: sizes log-uniform, so off the tables' grid."""
+    """A third each of ragged decodes, one or two prefill pieces, and both; log-uniform sizes, off the tables' grid."""
     draw = random.Random(seed)
 
     def size(low: int, high: int) -> int:
@@ -62,6 +65,26 @@ def predicted_s(timer: StepTimer, batch: BatchShape) -> float:
     return ticks / TICKS_PER_S
 
 
+DRIFT_ROWS: tuple[Task, ...] = (
+    ("linear.csv", ("qkv_proj", 16)),
+    ("linear.csv", ("o_proj", 64)),
+    ("linear.csv", ("down_proj", 256)),
+    ("linear.csv", ("layernorm", 64)),
+    ("head.csv", ("lm_head", 16)),
+    ("attention.csv", (0, 0, 16, 512)),
+    ("attention.csv", (256, 0, 0, 0)),
+)
+
+
+def rows_again(bench: Any, store: Store, rounds: int = 5) -> float:
+    """Median over a few rows of what they take now over what the profile says: how far the machine has drifted."""
+    rows = [task for task in DRIFT_ROWS if task in store]
+    samplers = [bench.prepare(*task) for task in rows]
+    times = [[sampler()["time_us"] for sampler in samplers] for _ in range(rounds)]
+    now = [median(samples) for samples in zip(*times, strict=True)]
+    return median(time / store.rows[file][key]["time_us"] for time, (file, key) in zip(now, rows, strict=True))
+
+
 def check_steps(bench: Any, timer: StepTimer, batches: list[BatchShape], rounds: int = 5) -> list[StepCheck]:
     """Measure every batch in PASSES passes of interleaved rounds on a TorchBench."""
     graph = bench.device.type == "cuda"
@@ -70,9 +93,14 @@ def check_steps(bench: Any, timer: StepTimer, batches: list[BatchShape], rounds:
         steps = [bench.step(batch) for batch in batches]
         for step in steps:
             step.seconds(graph)
-        times = [[step.seconds(graph) for step in steps] for _ in range(rounds)]
-        for at, samples in enumerate(zip(*times, strict=True)):
-            measured[at].append(median(samples))
+        times: list[list[tuple[float, float]]] = [[] for _ in batches]
+        for _ in range(rounds):
+            for at, step in enumerate(steps):
+                bench.disturbance()
+                seconds = step.seconds(graph)
+                times[at].append((bench.disturbance(), seconds))
+        for at, samples in enumerate(times):
+            measured[at].append(median(seconds for _, seconds in quietest(samples)))
     return [
         StepCheck(batch, predicted_s(timer, batch), tuple(times))
         for batch, times in zip(batches, measured, strict=True)

@@ -34,8 +34,8 @@ GPUS: dict[str, GpuSpec] = {
         GpuSpec("l40s", 48 * _GIB, 0.864e12, 362e12, 32e9, 32e9, 1.20),
         GpuSpec("rtx-4090", 24 * _GIB, 1.008e12, 165e12, 32e9, 32e9, 0.60),
         GpuSpec("rtx-pro-6000", 96 * _GIB, 1.792e12, 504e12, 64e9, 64e9, 1.80),
-        # One core of a server with AVX-512 (1.3e11 FLOP/s at fp32, which counts as half of this) and its share of memory.
-        GpuSpec("cpu", 16 * _GIB, 0.03e12, 0.26e12, 10e9, 10e9, 0.05),
+        # One core of a 2023 server CPU: two AVX-512 units, 64 FLOP a cycle at fp32 (which counts as half), to 3.8 GHz.
+        GpuSpec("cpu", 16 * _GIB, 0.03e12, 0.49e12, 10e9, 10e9, 0.05),
     )
 }
 """One-way bytes a second per GPU. L40S and RTX cards have no NVLink: their peers talk over PCIe."""

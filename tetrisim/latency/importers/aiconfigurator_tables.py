@@ -126,6 +126,15 @@ def read_columns(
     return columns
 
 
+def check_device(path: Path, name: str) -> None:
+    """Refuse a table that says it was measured on another device."""
+    if "device" not in pq.read_schema(path).names:
+        return
+    for row, device in enumerate(pq.read_table(path, columns=["device"])["device"].to_pylist()):
+        if name not in str(device):
+            raise ProfileError(f"{path}: row {row}", f"is of device '{device}'", f"an {name}")
+
+
 def keep(columns: Columns, wanted: np.ndarray) -> Columns:
     """The rows where `wanted` holds."""
     return {name: values[wanted] for name, values in columns.items()}
@@ -246,7 +255,10 @@ class Heads:
             known = self.heads.get((heads // split, kv_heads // split))
             if heads % split or kv_heads % split or known is None:
                 continue
-            return (known, MEASURED) if split == 1 else (_folded(known, split), ESTIMATED)
+            if split == 1:
+                return known, MEASURED
+            if folded := _folded(known, split):
+                return folded, ESTIMATED
         shapes = ", ".join(f"{h}/{kv}" for h, kv in sorted(self.heads, key=lambda s: abs(s[0] - heads))[:5])
         raise ProfileError(
             str(self.path), f"cannot serve {heads} heads over {kv_heads} KV heads", f"heads/KV heads like {shapes}"

@@ -23,7 +23,7 @@ from tetrisim.latency.importers.rows import csv_rows, number, whole
 from tetrisim.latency.importers.stage import Draft, install
 from tetrisim.latency.roofline import Shard
 from tetrisim.scenario.gpu import load_gpu
-from tetrisim.scenario.model import ModelSpec, load_model
+from tetrisim.scenario.model import load_model
 
 MODELS = {"llama2-70b": "llama-2-70b"}
 CARDS = {"a100-80gb": "a100-80gb", "h100-80gb": "h100-sxm"}
@@ -51,7 +51,9 @@ def convert(
             raise ProfileError(str(path), f"has no tensor_parallel {cut}", "one of 2, 4, 8")
     wanted = [key for key in sorted(phases) if key[0] in (gpus or known) and (not shards or key[1] in shards)]
     model = load_model(MODELS["llama2-70b"])
-    return install([_draft(gpu, cut, model, dtype, phases[gpu, cut]) for gpu, cut in wanted], out)
+    return install(
+        [_draft(path, Shard(model, load_gpu(gpu), dtype, cut), phases[gpu, cut]) for gpu, cut in wanted], out
+    )
 
 
 def _phases(path: Path) -> dict[tuple[str, int], tuple[Samples, Samples]]:
@@ -88,8 +90,8 @@ def _plausible(prompts: Samples, decodes: Samples) -> tuple[Samples, Samples]:
     )
 
 
-def _draft(gpu: str, cut: int, model: ModelSpec, dtype: str, phases: tuple[Samples, Samples]) -> Draft:
-    shard = Shard(model, load_gpu(gpu), dtype, cut)
+def _draft(path: Path, shard: Shard, phases: tuple[Samples, Samples]) -> Draft:
+    model, gpu = shard.model, shard.gpu.name
     attention = RooflineAttention(shard)
     prompts, decodes = _plausible(*phases)
     single = {tokens: samples for tokens, samples in prompts.items() if tokens > 0}
@@ -103,7 +105,8 @@ def _draft(gpu: str, cut: int, model: ModelSpec, dtype: str, phases: tuple[Sampl
         steps[batch] = (samples, attention.decode(batch, PROMPT + TOKENS / 2)[0])
     left_out = sorted(set(phases[1]) - set(decodes))
     draft = Draft(
-        gpu, model, dtype, cut, "Splitwise's whole-phase times (perf_model.csv), less the roofline's attention",
+        gpu, model, shard.dtype, shard.tensor_parallel,
+        "Splitwise's whole-phase times (perf_model.csv), less the roofline's attention",
         {}, {"whole_step": 1}, {"unit there": "ms", "measured": "whole prompt phase; time per generated token",
                              "batches left out": left_out},
         includes=("host", "all_reduce"),
@@ -111,6 +114,9 @@ def _draft(gpu: str, cut: int, model: ModelSpec, dtype: str, phases: tuple[Sampl
     rows: list[list[object]] = []
     for tokens, (samples, apart) in sorted(steps.items()):
         left = median(samples) - model.layers * apart
+        if left <= 0:
+            what = f"{tokens} tokens take {median(samples) * 1e3:.4g} ms on {gpu}"
+            raise ProfileError(str(path), f"{what}, less than its attention alone", "milliseconds")
         spread = median(abs(sample - median(samples)) for sample in samples)
         rows.append(["whole_step", tokens, f"{left * 1e6:.6g}", f"{spread * 1e6:.4g}", len(samples), SOURCES[1]])
     draft.tables["linear.csv"] = (("op", "tokens", "time_us", "spread_us", "samples", "source"), rows)
