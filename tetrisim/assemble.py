@@ -139,7 +139,7 @@ class Cluster:
         """Tell scheduler and dispatcher which instances they have; called again after each flip."""
         self.scheduler.index.change([i for i in self.instances if i.role in ("prefill", "hybrid")])
         if self.links is not None:
-            self.dispatcher.members = [i for i in self.instances if i.role == "decode"]
+            self.dispatcher.change([i for i in self.instances if i.role == "decode"])
             for instance in self.dispatcher.members:
                 self.broadcast.watch(instance)
 

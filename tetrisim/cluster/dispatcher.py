@@ -24,6 +24,7 @@ class Dispatcher:
     def __init__(self, env: Clock, broadcast: Broadcast, place: Place, rng: Rng) -> None:
         self.env = env
         self.members: list[Instance] = []
+        self.count = 0
         self.links: Links
         self.index: LoadIndex
         self._broadcast = broadcast
@@ -32,10 +33,9 @@ class Dispatcher:
         self._now = 0
         self._held: deque[tuple[Instance, Request]] = deque()
 
-    @property
-    def count(self) -> int:
-        """How many decode instances there are."""
-        return len(self.members)
+    def change(self, members: list[Instance]) -> None:
+        """Replace the decode instances."""
+        self.members, self.count = members, len(members)
 
     def snapshot(self, member: int) -> LoadSnapshot:
         """The load of one as of the last broadcast."""

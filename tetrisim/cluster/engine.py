@@ -93,10 +93,10 @@ class Engine:
         if self.role == "prefill":
             self._admit_waiting(pieces, self._extend_partials(pieces, 0) if self.partials else 0)
             return pieces
-        self.grown = False
         if self.joined or self.preempted:
             self.joined = []
             self.preempted = []
+        self.grown = False
         if self._mixes:
             self._plan_mixed(pieces)
             return pieces

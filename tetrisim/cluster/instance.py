@@ -353,13 +353,17 @@ class Instance:
             self._emit(now)
         if self.timer.labelled:
             self.timer.account(self._row, self._segment, now - start)
-        engine.kv.grow(batch, engine.running, steps)
+        kv = engine.kv
+        if kv.ordered:
+            kv.grow(batch, engine.running, steps)
+        else:
+            kv.free -= batch.growth(steps)
         batch.step_no = step_no = batch.step_no + steps
         batch.context += steps * batch.n
         self._steps = 0
         if batch.due[0][0] <= step_no:
             self._finish_due(now)
-        if batch.n and not engine.queued and engine.kv.free >= batch.n:
+        if batch.n and not engine.queued and kv.free >= batch.n:
             self._start_window(now)
         else:
             self._next(now)

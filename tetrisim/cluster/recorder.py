@@ -23,6 +23,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        """In order of arrival, those that have not arrived yet included."""
         self.gaps: list[Gap] = []
         self._packed: list[np.ndarray] = []
 

@@ -92,16 +92,15 @@ class Scheduler:
         self._route = route
         self._rng = rng
         self._recorder = recorder
-        self._rows = recorder.requests
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
         self._alarm = Alarm(self._on_arrival)
         self.unfinished = 0
         """Requests in the cluster."""
 
-    def start(self, source: Iterator[Request]) -> None:
-        """Take requests from `source`, in order of arrival; those that cannot be served are marked rejected."""
-        self._source = source
+    def start(self) -> None:
+        """Take the recorder's requests as they arrive; those that cannot be served are marked rejected."""
+        self._source = iter(self._recorder.requests)
         self._await()
 
     @property
@@ -116,10 +115,8 @@ class Scheduler:
 
     def _on_arrival(self, event: Alarm) -> None:
         request = self._next
-        assert request is not None
         self._await()  # before anything starts: instances look whether more is to happen at this moment
-        self._rows.append(request)
-        if request.rejected:
+        if request is None or request.rejected:
             return
         if not request.id % PACK_EVERY:
             self._recorder.pack()

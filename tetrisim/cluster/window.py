@@ -2,6 +2,9 @@
 
 from math import sqrt
 
+FEW = 6
+"""Up to so many steps, counting is faster than a square root."""
+
 
 def length(steps: int, first: int, slope: int) -> int:
     """Ticks of the first `steps` steps."""
@@ -14,6 +17,12 @@ def steps_before(elapsed: int, first: int, slope: int, most: int) -> int:
         return 0
     if slope == 0:
         return min(most, (elapsed - 1) // first)
+    if most <= FEW:
+        steps, step, end = 0, first, first
+        while steps < most and end < elapsed:
+            steps, step = steps + 1, step + slope
+            end += step
+        return steps
     linear = first - 0.5 * slope
     steps = min(most, int((sqrt(max(0.0, linear * linear + 2.0 * slope * elapsed)) - linear) / slope))
     while steps and steps * first + slope * (steps * (steps - 1) // 2) >= elapsed:
