@@ -28,7 +28,7 @@ class Instance:
 
     __slots__ = (
         "_cut", "_exact", "_first", "_fresh", "_gaps", "_last_chunk", "_last_emit", "_pending", "_pieces",
-        "_prefill_steps", "_priority", "_row", "_segment", "_slope", "_start", "_step_alarm", "_steps",
+        "_prefill_steps", "_priority", "_row", "_segment", "_slope", "_spare_alarm", "_start", "_step_alarm", "_steps",
         "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks", "engine", "env",
         "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name", "number", "on_broadcast",
         "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks_per_block",
@@ -55,6 +55,7 @@ class Instance:
         self._priority = STEP + number
         self._step_alarm = Alarm(self._on_step)
         self._window_alarm = Alarm(self._on_window)
+        self._spare_alarm = Alarm(self._on_window)
         self._wake_alarm = Alarm(self._on_wake)
         self._pieces: list[Piece] = []
         # the window in progress
@@ -334,8 +335,10 @@ class Instance:
         steps = steps_before(now - start, self._first, self._slope, self._steps) + 1
         if steps < self._steps:
             self._steps = steps
-            # The old alarm will ring unheard, so from now on there is a new one.
-            self._pending = self._window_alarm = alarm = Alarm(self._on_window)
+            # The alarm that is set will ring unheard: take the one before it, unless that has yet to ring, too.
+            alarm = self._spare_alarm if self._spare_alarm.at < now else Alarm(self._on_window)
+            self._spare_alarm = self._window_alarm
+            self._pending = self._window_alarm = alarm
             self.env.arm(alarm, start + length(steps, self._first, self._slope), self._priority)
 
     def _on_window(self, alarm: Alarm) -> None:

@@ -24,23 +24,28 @@ class Links:
 
     def send(self, source: Instance, target: Instance, request: Request, now: int) -> None:
         """Send the KV of a request's prompt; then the source frees it and the target may decode."""
-        out, into = self._out_free.get(source.number, 0), self._in_free.get(target.number, 0)
-        start = max(now, out, into)
+        out_free, in_free = self._out_free, self._in_free
+        start = now
+        if (free := out_free.get(source.number, 0)) > start:
+            start = free
+        if (free := in_free.get(target.number, 0)) > start:
+            start = free
         end = start + self._latency + request.prompt * self._ticks_per_token
-        self._out_free[source.number] = self._in_free[target.number] = end
+        out_free[source.number] = in_free[target.number] = end
         request.transfer_start, request.transfer_end = start, end
         self.sent_tokens += request.prompt
-        delivery = _Delivery(self._arrive)
-        delivery.source, delivery.target, delivery.request = source, target, request
-        self.env.arm(delivery, end, DELIVER)
-
-    def _arrive(self, delivery: "_Delivery") -> None:
-        self.received_tokens += delivery.request.prompt
-        delivery.source.release(delivery.request, delivery.at)
-        delivery.target.receive(delivery.request, delivery.at)
+        self.env.arm(_Delivery(self, source, target, request), end, DELIVER)
 
 
 class _Delivery(Alarm):
-    source: Instance
-    target: Instance
-    request: Request
+    """The end of a transfer."""
+
+    def __init__(self, links: Links, source: Instance, target: Instance, request: Request) -> None:
+        self.links, self.source, self.target, self.request = links, source, target, request
+
+    @staticmethod
+    def call(delivery: "_Delivery") -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        request, now = delivery.request, delivery.at
+        delivery.links.received_tokens += request.prompt
+        delivery.source.release(request, now)
+        delivery.target.receive(request, now)
