@@ -248,7 +248,7 @@ class Engine:
 
     def _resume(self) -> None:
         """Bring back swapped requests, then admit received ones as the gate allows, each in order."""
-        batch, kv = self.batch, self.kv
+        batch, kv, view = self.batch, self.kv, self._view
         while self.swapped and len(self.running) < self.max_seqs:
             request = self.swapped[0]
             if not self._has_room(request.computed):
@@ -263,7 +263,8 @@ class Engine:
         self._changed = False
         while self.received and len(self.running) < self.max_seqs:
             request = self.received[0]
-            if not self._has_room(request.prompt) or not self._admit(self._view, request):
+            view.running, view.free_blocks = batch.n, kv.free
+            if not self._has_room(request.prompt) or not self._admit(view, request):
                 return
             self.received.popleft()
             self._join(request, request.prompt)
@@ -323,18 +324,10 @@ class Engine:
 
 
 class _View:
-    """What an admission policy sees of the engine."""
+    """What an admission policy sees of the engine; the two numbers are set anew before it is asked."""
 
     def __init__(self, engine: Engine) -> None:
-        self._batch, self._kv = engine.batch, engine.kv
+        self.running = self.free_blocks = 0
         self.blocks = engine.kv.blocks
         self.growth = engine.batch.growth
         self.shortest_remaining = engine.batch.shortest_remaining
-
-    @property
-    def running(self) -> int:
-        return self._batch.n
-
-    @property
-    def free_blocks(self) -> int:
-        return self._kv.free
