@@ -66,7 +66,8 @@ class Cluster:
         """Instances of one pool, named by role from `first` on."""
         for offset in range(pool.instances):
             number = len(self.instances)
-            instance = Instance(self.env, number, f"{pool.role}-{first + offset}", self.recorder, self._exact)
+            name, horizon = f"{pool.role}-{first + offset}", self.scenario.horizon_s is not None
+            instance = Instance(self.env, number, name, self.recorder, self._exact, horizon)
             self.equip(instance, pool, f"cluster.pools.{index}")
             self.instances.append(instance)
 

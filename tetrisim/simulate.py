@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +76,7 @@ def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False
         raise ProfileError(
             "profile", "step times are estimated: " + "; ".join(cluster.provenance), "a measured profile"
         )
+    until = inf if scenario.horizon_s is None else ticks(scenario.horizon_s)
     wall_s = _run(scenario, cluster, _requests(scenario, trace, cluster))
     shares = cluster.time_shares()
     if strict and shares["estimated"] > 0:
@@ -82,7 +84,7 @@ def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False
         raise ProfileError("profile", f"{share:.2%} of the step time lies outside the measured tables", "none of it")
     return Result(
         scenario=scenario,
-        request_columns=cluster.recorder.request_columns([instance.name for instance in cluster.instances]),
+        request_columns=cluster.recorder.request_columns([instance.name for instance in cluster.instances], until),
         instance_columns=cluster.instance_columns(),
         gap_columns=cluster.recorder.gap_columns(),
         time_shares=shares,

@@ -22,7 +22,8 @@ def run_on(engine: Engine, timer: StepTimer, pieces: list[Piece]) -> tuple[int, 
     ticks = timer.chunks(width, done, count)
     rest = left - count * width
     # With a ledger a step is entered when it is timed, so none is timed that may yet be undone.
-    if rest and engine.role == "prefill" and not timer.labelled:
+    # Told-apart blocks go by the order in which they are taken, so none is taken early either.
+    if rest and not timer.labelled and not engine.kv.ordered:
         if not (engine.waiting.ordered or engine.waiting.raw):
             pieces[0] = (request, left)
             last = timer.prefill(width, 1, rest, done + count * width)

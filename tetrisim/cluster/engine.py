@@ -62,6 +62,8 @@ class Engine:
         """Requests that joined the batch from elsewhere (received or swapped in) in the step just planned."""
         self.preempted: list[Request] = []
         """Requests preempted by the step just planned."""
+        self.interrupted: list[Request] = []
+        """Those of them that were decoding."""
 
     def limit_swap(self, blocks: int) -> None:
         """Room in the swap space, in blocks."""
@@ -96,6 +98,7 @@ class Engine:
         if self.joined or self.preempted:
             self.joined = []
             self.preempted = []
+            self.interrupted = []
         self.grown = False
         if self._mixes:
             self._plan_mixed(pieces)
@@ -126,7 +129,7 @@ class Engine:
         if pieces and batch.n and not self.grown:
             kv.grow(batch, self.running, 1)
             self.grown = True
-        elif not pieces and self.swapped and not self.preempted:
+        elif not pieces and not self.preempted and (self.swapped or self._changed):
             self._resume()
 
     def _head_fits(self) -> bool:
@@ -225,6 +228,7 @@ class Engine:
         del self.running[request]
         decoding = request.finish_step != NEVER
         if decoding:
+            self.interrupted.append(request)
             context = self.batch.leave(request)
             blocks = kv.blocks(context)
             kv.release(request, context + self.grown)

@@ -27,15 +27,17 @@ class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
     __slots__ = (
-        "_cut", "_exact", "_first", "_fresh", "_gaps", "_last_chunk", "_last_emit", "_pending", "_pieces",
-        "_prefill_steps", "_priority", "_row", "_segment", "_slope", "_spare_alarm", "_start", "_step_alarm", "_steps",
-        "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks", "engine", "env",
-        "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name", "number", "on_broadcast",
-        "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks_per_block",
-        "timer",
+        "_cut", "_exact", "_first", "_fresh", "_gaps", "_horizon", "_last_chunk", "_last_emit", "_pending",
+        "_pieces", "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm",
+        "_start", "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from",
+        "busy_ticks", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load",
+        "name", "number", "on_broadcast", "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until",
+        "swap_ticks_per_block", "timer",
     )  # fmt: skip
 
-    def __init__(self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool) -> None:
+    def __init__(
+        self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool, horizon: bool
+    ) -> None:
         self.env = env
         self.number = number
         self.name = name
@@ -51,6 +53,8 @@ class Instance:
         self.snapshot = LoadSnapshot()
         self._gaps = recorder.gaps
         self._exact = exact_steps
+        self._horizon = horizon
+        self._runs_on = False
         self._pending: Alarm | None = None
         self._priority = STEP + number
         self._step_alarm = Alarm(self._on_step)
@@ -126,9 +130,16 @@ class Instance:
             self._prefill_steps = self.steps
         self.engine, self.timer = engine, timer
         self.role = engine.role
+        self._last_chunk = NEVER
+        # Chunks that are run on are not told apart when a horizon cuts them off.
+        self._runs_on = self.role == "prefill" and not (self._exact or self._horizon)
 
     def settle(self, now: int) -> None:
-        """Count the work of the spell in progress, as far as it goes."""
+        """Count the work of the spell in progress, as far as it goes: at its end, and at a horizon."""
+        self._steps = self.steps_done(now)
+        if self._steps:
+            self._emit(self._start + length(self._steps, self._first, self._slope))
+            self.engine.advance(self._steps)
         if self._pending is not None and now > self._woke:
             self.busy_ticks += now - self._woke
             self._woke = self.last_work = now
@@ -170,7 +181,7 @@ class Instance:
             self._pending = None
 
     def _note_moves(self, now: int) -> None:
-        for request in self.engine.preempted:
+        for request in self.engine.interrupted:
             request.last_token = max(request.last_token, self._last_emit)
             self._fresh.pop(request, None)
         for request in self.engine.joined:
@@ -191,7 +202,7 @@ class Instance:
                 request.prefill_start = now
                 request.prefill_instance = self.number
             padded = engine.batching.padded
-            if take == padded and not self._exact:
+            if take == padded and self._runs_on:
                 ticks = self._chunks(pieces, now)
             else:
                 ticks = self.timer.prefill(take if take > padded else padded, 1, take, request.computed)
@@ -253,7 +264,7 @@ class Instance:
             self._emit(now)
             prefilled = engine.complete(self._pieces)
             self._steps = 0
-            if engine.batch.due[0][0] <= engine.batch.step_no:
+            if engine.batch.n and engine.batch.due[0][0] <= engine.batch.step_no:
                 self._finish_due(now)
         else:
             prefilled = engine.complete(self._pieces)
@@ -313,7 +324,7 @@ class Instance:
         if engine.moved_blocks:
             first += self._swap()
             steps = 1
-        elif self._exact:
+        elif self._exact or engine.preempted:  # a step that preempted admits nobody, but the next one may
             steps = 1
         else:
             if steps * n > limit:

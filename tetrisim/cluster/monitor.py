@@ -6,6 +6,7 @@ computed instead when it is read, or just before the instance changes: its value
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from tetrisim.cluster.clock import MONITOR, Alarm, Clock, seconds, ticks
 from tetrisim.cluster.instance import Instance
@@ -74,8 +75,8 @@ class FlipWatch:
         self.env.arm(Alarm(self._on_check), self.env.now + self._after, MONITOR)
 
     def _on_check(self, alarm: Alarm) -> None:
-        if not self.running():
-            return
+        if not self.running() or self.env.peek() == inf:
+            return  # all done, or nothing is left to happen that could ever finish the rest
         now = alarm.at
         wait = self._after
         for instance in self._instances:

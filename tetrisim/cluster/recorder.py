@@ -44,8 +44,11 @@ class Recorder:
             "weight": rows[:, 3].astype(np.int64),
         }
 
-    def request_columns(self, names: list[str]) -> dict[str, np.ndarray]:
-        """One entry a request in order of arrival; `names` are the instances by number."""
+    def request_columns(self, names: list[str], until: float) -> dict[str, np.ndarray]:
+        """One entry a request in order of arrival; `names` are the instances by number.
+
+        Moments after `until` have not come: a transfer under way at the horizon has a known end, but not a row's.
+        """
         rows = self.requests
         columns = {
             "request_id": np.array([row.id for row in rows], dtype=np.int64),
@@ -56,7 +59,7 @@ class Recorder:
         }
         for column, field in _MOMENTS.items():
             moments = (getattr(row, field) for row in rows)
-            columns[column] = np.array([np.nan if at == NEVER else seconds(at) for at in moments], dtype=float)
+            columns[column] = np.array([seconds(at) if NEVER < at <= until else np.nan for at in moments], dtype=float)
         columns["preemptions"] = np.array([row.preemptions for row in rows], dtype=np.int64)
         labels = np.array([*names, ""], dtype=object)  # NEVER is -1: the last one
         for column in ("prefill_instance", "decode_instance"):
