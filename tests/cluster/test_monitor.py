@@ -1,0 +1,81 @@
+"""The broadcast is old news by design, and an instance that has been idle for a minute changes its role."""
+
+import pytest
+from simulate.by_hand import in_ms, scenario, split, use_timer
+
+from tetrisim.simulate import simulate
+
+# Prompts of 4 tokens: a chunk takes 10 ms, the link 2 + 4 ms, and each decode step 10 ms.
+AS_SEEN = {"decode": {"instances": 2}, "place": {"policy": "least-kv", "broadcast": "100 ms"}}
+
+
+@pytest.fixture(autouse=True)
+def ten_ms_a_step(monkeypatch):
+    use_timer(monkeypatch, token_s=0.0)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_placement_sees_the_loads_of_the_last_tick(tmp_path, exact):
+    rows = [(0, 4, 50), (20, 4, 50), (70, 4, 50), (120, 4, 50)]
+    result = simulate(scenario(tmp_path, rows, **split(**AS_SEEN)), exact)
+    # Placed at 10, 30 and 80 ms: all as of the start, both empty, so all on the first. At 130 ms the tick of 100 shows
+    # three there.
+    assert in_ms(result, "first_token_s") == [10, 30, 80, 130]
+    assert result.requests.decode_instance.tolist() == ["decode-0", "decode-0", "decode-0", "decode-1"]
+
+
+def test_what_happens_at_a_tick_is_not_in_its_broadcast(tmp_path):
+    # The first that decodes is placed at exactly 100 ms; the second, right after, still sees two empty instances.
+    rows = [(0, 4, 1), (90, 4, 50), (91, 4, 50), (190, 4, 50)]
+    result = simulate(scenario(tmp_path, rows, **split(**AS_SEEN)))
+    assert in_ms(result, "first_token_s") == [10, 100, 110, 200]
+    assert result.requests.decode_instance.tolist() == ["", "decode-0", "decode-0", "decode-1"]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_broadcast_counts_the_steps_that_had_ended_in_the_middle_of_a_window(tmp_path, exact):
+    # The first decodes from 16 ms on, and has a hundred tokens by the tick of 1000 ms, all in one window. The second,
+    # 40 tokens from 972 ms on, has far fewer, so the third, placed at 1015 ms, joins it.
+    rows = [(0, 4, 300), (900, 40, 300), (1005, 4, 10)]
+    result = simulate(scenario(tmp_path, rows, **split(**AS_SEEN)), exact)
+    assert in_ms(result, "transfer_end_s")[1] == 972
+    assert result.requests.decode_instance.tolist() == ["decode-0", "decode-1", "decode-1"]
+
+
+FLIP = {"policy": "idle", "after": "60 s", "cost": "6 ms"}
+
+
+def flipped(monkeypatch, folder, requests, **cluster):
+    """Steps of a second: one request of 200 tokens keeps a decode instance busy for minutes."""
+    use_timer(monkeypatch, step_s=1.0, token_s=0.0)
+    predict = {"predict": {"policy": "oracle"}, "place": {"policy": "imbalance", "heavy_tokens": 150}}
+    return simulate(scenario(folder, requests, **split(**predict, flip=FLIP, **cluster)))
+
+
+def test_a_prefill_instance_idle_for_a_minute_decodes(monkeypatch, tmp_path):
+    # The second request is placed at 60.001 s on the first decode instance, which was prefill-1 until 60 s; its KV is
+    # there at 60.004 s and has to wait for the end of the flip.
+    rows = [(0, 1, 200), (59_001, 1, 150)]
+    result = flipped(monkeypatch, tmp_path, rows, prefill={"instances": 2})
+    assert in_ms(result, "transfer_end_s")[1] == 60_004
+    assert in_ms(result, "decode_start_s")[1] == 60_006
+    assert result.requests.decode_instance.tolist() == ["decode-0", "prefill-1"]
+    assert result.instances.role.tolist() == ["prefill", "decode", "decode"]
+    assert result.instances.flips.tolist() == [0, 1, 0]
+
+
+def test_one_instance_of_each_role_always_stays(monkeypatch, tmp_path):
+    result = flipped(monkeypatch, tmp_path, [(0, 1, 400)], prefill={"instances": 3})
+    assert sorted(result.instances.role) == ["decode", "decode", "decode", "prefill"]
+    assert result.instances.flips.sum() == 2
+
+
+def test_nobody_flips_before_a_minute_of_idleness(monkeypatch, tmp_path):
+    result = flipped(monkeypatch, tmp_path, [(0, 1, 58)], prefill={"instances": 2})
+    assert in_ms(result, "finish_s") == [58_003]
+    assert result.instances.flips.sum() == 0
+
+
+def test_nobody_flips_while_the_other_role_has_nothing_to_do(monkeypatch, tmp_path):
+    result = flipped(monkeypatch, tmp_path, [(0, 1, 2), (100_000, 1, 2)], prefill={"instances": 2})
+    assert result.instances.flips.sum() == 0
