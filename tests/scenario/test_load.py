@@ -60,11 +60,17 @@ def test_vllm_v1_takes_vllms_own_budget_of_the_gpu(gpu, budget):
 
 def test_what_is_written_goes_over_the_preset_and_leaves_the_rest():
     scenario = resolved("tetriinfer", pools=[{"role": "prefill", "chunk_tokens": 256}, {"role": "decode"}],
-                        predict={"accuracy": 0.9}, kv_link={"latency": "1 ms"})  # fmt: skip
+                        predict={"accuracy": 0.9}, kv_link={"bandwidth": "1 GB/s"})  # fmt: skip
     assert scenario.cluster.pools[0].chunk_tokens == 256
     assert scenario.cluster.pools[0].queue == "sjf"
     assert (scenario.cluster.predict.policy, scenario.cluster.predict.accuracy) == ("bucket", 0.9)
-    assert (scenario.cluster.kv_link.latency_s, scenario.cluster.kv_link.bandwidth_bytes_per_s) == (1e-3, 25e9)
+    # the link alone is described as a whole
+    assert (scenario.cluster.kv_link.latency_s, scenario.cluster.kv_link.bandwidth_bytes_per_s) == (0, 1e9)
+
+
+def test_one_value_of_the_link_can_be_set_on_a_resolved_scenario():
+    link = override(resolved("tetriinfer", instances=2), {"cluster.kv_link.latency": "1 ms"}).cluster.kv_link
+    assert (link.latency_s, link.bandwidth_bytes_per_s) == (1e-3, 25e9)
 
 
 @pytest.mark.parametrize(("instances", "expected"), [(2, (1, 1)), (5, (2, 3)), (8, (4, 4))])

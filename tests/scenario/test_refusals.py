@@ -81,7 +81,8 @@ def test_the_scenario_that_all_cases_start_from_is_good():
         ({"cluster__pools__0__watermark": 1.0}, "cluster.pools.0.watermark", "below 1", ""),
         ({"cluster__predict": {"accuracy": 1.1}}, "cluster.predict.accuracy", "between 0 and 1", ""),
         ({"cluster__kv_link": {"bandwidth": "0 GB/s"}}, "cluster.kv_link.bandwidth", "more than 0", ""),
-        ({"cluster__kv_link": {"latency": "-1 us"}}, "cluster.kv_link.latency", "at least 0", ""),
+        ({"cluster__kv_link": {"latency": "5 us"}}, "cluster.kv_link.bandwidth", "'200 Gbit/s'", ""),
+        ({"cluster__kv_link": {"bandwidth": "1 B/s", "latency": "-1 s"}}, "cluster.kv_link.latency", "at least 0", ""),
         ({"slo__tpot": "0 s"}, "slo.tpot", "more than 0", ""),
         # what is missing
         ({"model": None}, "model", "llama-3.1-8b", ""),

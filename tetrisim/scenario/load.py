@@ -44,10 +44,13 @@ def load(path: str | Path) -> Scenario:
 def override(scenario: Scenario, settings: Mapping[str, object]) -> Scenario:
     """The scenario with dotted keys set, as in `{"cluster.pools.0.instances": 4}`; resolved and checked again.
 
-    An index goes to the pools as resolved, when the user has written none.
+    An index goes to the pools as resolved, when the user has written none; and so does a part of the link.
     """
     document = copy.deepcopy(scenario.document)
     for key, value in settings.items():
+        link = scenario.cluster.kv_link
+        if key.startswith("cluster.kv_link.") and link is not None and "kv_link" not in document.get("cluster", {}):
+            document.setdefault("cluster", {})["kv_link"] = dump(link)
         if key.startswith("cluster.pools.") and "pools" not in document.get("cluster", {}):
             cluster: dict[str, Any] = document.setdefault("cluster", {})
             cluster["pools"] = dump(scenario.cluster)["pools"]
@@ -105,6 +108,8 @@ def _cluster(system: Any, written: dict[str, Any], merged: Mapping[str, Any]) ->
     cluster = merge(
         system.cluster, {key: value for key, value in written.items() if key not in ("instances", "tensor_parallel")}
     )
+    if "kv_link" in written:
+        cluster["kv_link"] = written["kv_link"]  # a link is described as a whole: no half of it comes from a preset
     if "hybrid" in system.pools:
         cluster.pop("kv_link", None)
     return {**cluster, "pools": pools}

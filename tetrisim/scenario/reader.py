@@ -39,7 +39,8 @@ def read(cls: type[T], value: object, path: str) -> T:
         arguments[name] = _value(kind, item, name, f"{path}.{key}".lstrip("."))
     for field in fields(cast(Any, cls)):
         if field.default is MISSING and field.default_factory is MISSING and field.name not in arguments:
-            raise ScenarioError(f"{path}.{field.name}".lstrip("."), "is missing", "a value")
+            key = field.name.removesuffix(units.family_of(field.name) or "")
+            raise ScenarioError(f"{path}.{key}".lstrip("."), "is missing", _example(field.name))
     try:
         return cls(**arguments)
     except ValueError as error:
@@ -85,6 +86,11 @@ def _plain(kind: type, value: object, path: str) -> Any:
         expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
         raise ScenarioError(path, f"is {_show(value)}", expected)
     return value
+
+
+def _example(name: str) -> str:
+    family = units.family_of(name)
+    return "a value" if family is None else f"a value such as '{units.FAMILIES[family][1]}'"
 
 
 def _show(value: object) -> str:
