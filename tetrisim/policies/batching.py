@@ -61,7 +61,8 @@ class FixedChunks:
 
     def prefill_tokens(self, remaining: int, scheduled: int) -> int:
         """What is left of the chunk."""
-        return min(remaining, self.padded - scheduled)
+        room = self.padded - scheduled
+        return remaining if remaining < room else room
 
 
 @dataclass(frozen=True, slots=True)
