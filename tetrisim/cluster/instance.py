@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tetrisim.cluster.chunks import run_on
 from tetrisim.cluster.clock import STEP, WAKE, Alarm, Clock
 from tetrisim.cluster.engine import Engine, Piece
+from tetrisim.cluster.gaps import TokenGaps
 from tetrisim.cluster.load import DecodeLoad, LoadSnapshot
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
@@ -27,7 +28,7 @@ class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
     __slots__ = (
-        "_cut", "_exact", "_first", "_fresh", "_gaps", "_horizon", "_last_chunk", "_last_emit", "_pending",
+        "_cut", "_exact", "_first", "_gaps", "_horizon", "_last_chunk", "_pending",
         "_pieces", "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm",
         "_start", "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from",
         "busy_ticks", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load",
@@ -51,10 +52,8 @@ class Instance:
         self.snapshot_until = FOREVER
         """From this moment on, `on_broadcast` is called before anything changes here (see monitor.py)."""
         self.snapshot = LoadSnapshot()
-        self._gaps = recorder.gaps
-        self._exact = exact_steps
-        self._horizon = horizon
-        self._runs_on = False
+        self._gaps = TokenGaps(recorder.gaps)
+        self._exact, self._horizon, self._runs_on = exact_steps, horizon, False
         self._pending: Alarm | None = None
         self._priority = STEP + number
         self._step_alarm = Alarm(self._on_step)
@@ -69,16 +68,12 @@ class Instance:
         self._cut = True
         self._last_chunk = NEVER
         """When the last chunk of a lone prompt starts that is being run on; nobody else has come yet."""
-        # gaps between tokens: when the batch last showed one, and members whose last was at another time
-        self._last_emit = NEVER
-        self._fresh: dict[Request, None] = {}
         # what the run adds up
         self._prefill_steps = self._woke = self.busy_ticks = self.flips = 0
         self.first_work = self.last_work = NEVER
-        self.available_from = 0
+        self.available_from = self.idle_since = 0
         self.assigned = 0
         """Requests that are here or on their way, KV waiting to be sent included."""
-        self.idle_since = 0
         self.load = DecodeLoad()
 
     def submit(self, request: Request, now: int) -> None:
@@ -138,7 +133,7 @@ class Instance:
         """Count the work of the spell in progress, as far as it goes: at its end, and at a horizon."""
         self._steps = self.steps_done(now)
         if self._steps:
-            self._emit(self._start + length(self._steps, self._first, self._slope))
+            self._gaps.emit(self._start, self._first, self._slope, self._steps, self.engine.batch.n)
             self.engine.advance(self._steps)
         if self._pending is not None and now > self._woke:
             self.busy_ticks += now - self._woke
@@ -182,10 +177,9 @@ class Instance:
 
     def _note_moves(self, now: int) -> None:
         for request in self.engine.interrupted:
-            request.last_token = max(request.last_token, self._last_emit)
-            self._fresh.pop(request, None)
+            self._gaps.interrupt(request)
         for request in self.engine.joined:
-            self._fresh[request] = None
+            self._gaps.fresh[request] = None
             if request.decode_start == NEVER:
                 request.decode_start = now
                 request.decode_instance = self.number
@@ -261,7 +255,8 @@ class Instance:
             self.on_broadcast(self)
         engine = self.engine
         if engine.grown:
-            self._emit(now)
+            self._gaps.emit(self._start, self._first, 0, 1, engine.batch.n)
+            self._gaps.last = now
             prefilled = engine.complete(self._pieces)
             self._steps = 0
             if engine.batch.n and engine.batch.due[0][0] <= engine.batch.step_no:
@@ -281,7 +276,7 @@ class Instance:
         if request.first_token == NEVER:
             request.first_token = now
         else:
-            self._gaps.append((now - request.last_token, 0, 1, 1))
+            self._gaps.rows.append((now - request.last_token, 0, 1, 1))
         request.last_token = now
         if request.generated == request.output:
             engine.retire(request)
@@ -292,9 +287,9 @@ class Instance:
             self.on_prefilled(self, request)
         else:
             if not engine.batch.n:
-                self._last_emit = now
-            elif self._last_emit != now:
-                self._fresh[request] = None
+                self._gaps.last = now
+            elif self._gaps.last != now:
+                self._gaps.fresh[request] = None
             engine.start_decode(request)
             if request.decode_start == NEVER:
                 request.decode_start = now
@@ -360,11 +355,8 @@ class Instance:
             self.on_broadcast(self)
         engine = self.engine
         batch = engine.batch
-        if self._last_emit == start and not self._fresh:
-            self._gaps.append((self._first, self._slope, steps, batch.n))
-            self._last_emit = now
-        else:
-            self._emit(now)
+        self._gaps.emit(start, self._first, self._slope, steps, batch.n)
+        self._gaps.last = now
         if self.timer.labelled:
             self.timer.account(self._row, self._segment, now - start)
         kv = engine.kv
@@ -381,22 +373,6 @@ class Instance:
             self._start_window(now)
         else:
             self._next(now)
-
-    def _emit(self, now: int) -> None:
-        """Every member of the batch shows its tokens of the steps just ended."""
-        n, first, slope, steps, gaps = self.engine.batch.n, self._first, self._slope, self._steps, self._gaps
-        if self._last_emit == self._start and not self._fresh:
-            gaps.append((first, slope, steps, n))
-        else:
-            shown = self._start + first
-            if n > len(self._fresh):
-                gaps.append((shown - self._last_emit, 0, 1, n - len(self._fresh)))
-            for request in self._fresh:
-                gaps.append((shown - request.last_token, 0, 1, 1))
-            if steps > 1:
-                gaps.append((first + slope, slope, steps - 1, n))
-            self._fresh.clear()
-        self._last_emit = now
 
     def _finish_due(self, now: int) -> None:
         """Let the requests go whose last token has just been shown."""
