@@ -15,8 +15,8 @@ class TokenGaps:
         self.last = NEVER
         self.fresh: dict[Request, None] = {}
 
-    def emit(self, start: int, first: int, slope: int, steps: int, members: int) -> None:
-        """A run of steps from `start` on, each of which shows a token of every member, has ended."""
+    def emit(self, start: int, first: int, slope: int, steps: int, members: int, end: int) -> None:
+        """A run of steps from `start` to `end`, each of which shows a token of every member."""
         rows, fresh = self.rows, self.fresh
         if self.last == start and not fresh:
             rows.append((first, slope, steps, members))
@@ -29,6 +29,7 @@ class TokenGaps:
             if steps > 1:
                 rows.append((first + slope, slope, steps - 1, members))
             fresh.clear()
+        self.last = end
 
     def interrupt(self, request: Request) -> None:
         """A member is preempted; it goes on waiting since its last token."""

@@ -133,7 +133,7 @@ class Instance:
         """Count the work of the spell in progress, as far as it goes: at its end, and at a horizon."""
         self._steps = self.steps_done(now)
         if self._steps:
-            self._gaps.emit(self._start, self._first, self._slope, self._steps, self.engine.batch.n)
+            self._gaps.emit(self._start, self._first, self._slope, self._steps, self.engine.batch.n, now)
             self.engine.advance(self._steps)
         if self._pending is not None and now > self._woke:
             self.busy_ticks += now - self._woke
@@ -172,6 +172,7 @@ class Instance:
         if batch.n:
             self._start_window(now)
         else:
+            self._steps = 0
             self.settle(now)
             self._pending = None
 
@@ -255,15 +256,12 @@ class Instance:
             self.on_broadcast(self)
         engine = self.engine
         if engine.grown:
-            self._gaps.emit(self._start, self._first, 0, 1, engine.batch.n)
-            self._gaps.last = now
+            self._gaps.emit(self._start, self._first, 0, 1, engine.batch.n, now)
             prefilled = engine.complete(self._pieces)
-            self._steps = 0
             if engine.batch.n and engine.batch.due[0][0] <= engine.batch.step_no:
                 self._finish_due(now)
         else:
             prefilled = engine.complete(self._pieces)
-            self._steps = 0
             self._prefill_steps += 1
         for request in prefilled:
             self._show_token(request, now)
@@ -355,8 +353,7 @@ class Instance:
             self.on_broadcast(self)
         engine = self.engine
         batch = engine.batch
-        self._gaps.emit(start, self._first, self._slope, steps, batch.n)
-        self._gaps.last = now
+        self._gaps.emit(start, self._first, self._slope, steps, batch.n, now)
         if self.timer.labelled:
             self.timer.account(self._row, self._segment, now - start)
         kv = engine.kv
@@ -366,7 +363,6 @@ class Instance:
             kv.free -= batch.growth(steps)
         batch.step_no = step_no = batch.step_no + steps
         batch.context += steps * batch.n
-        self._steps = 0
         if batch.due[0][0] <= step_no:
             self._finish_due(now)
         if batch.n and not engine.queued and kv.free >= batch.n:
