@@ -31,6 +31,7 @@ GPUS: dict[str, GpuSpec] = {
         GpuSpec("a100-80gb", 80 * _GIB, 2.04e12, 312e12, 300e9, 32e9, 2.00),
         GpuSpec("h100-sxm", 80 * _GIB, 3.35e12, 989e12, 450e9, 64e9, 3.00),
         GpuSpec("h200-sxm", 141 * 10**9, 4.80e12, 989e12, 450e9, 64e9, 3.70),
+        GpuSpec("b200-sxm", 180 * _GIB, 8.00e12, 2250e12, 900e9, 64e9, 5.50),
         GpuSpec("l40s", 48 * _GIB, 0.864e12, 362e12, 32e9, 32e9, 1.20),
         GpuSpec("rtx-4090", 24 * _GIB, 1.008e12, 165e12, 32e9, 32e9, 0.60),
         GpuSpec("rtx-pro-6000", 96 * _GIB, 1.792e12, 504e12, 64e9, 64e9, 1.80),

@@ -34,11 +34,14 @@ from tetrisim.latency.importers.stage import Draft, install
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
 
 SYSTEMS = {
-    "a100_sxm": "a100-80gb", "h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "l40s": "l40s",
-    "rtx_pro_6000_server": "rtx-pro-6000",
+    "a100_sxm": "a100-80gb", "h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "b200_sxm": "b200-sxm",
+    "l40s": "l40s", "rtx_pro_6000_server": "rtx-pro-6000",
 }  # fmt: skip
 """Their system -> the GPU of the catalog."""
-DEVICES = {"a100-80gb": "A100", "h100-sxm": "H100", "h200-sxm": "H200", "l40s": "L40S", "rtx-pro-6000": "RTX PRO 6000"}
+DEVICES = {
+    "a100-80gb": "A100", "h100-sxm": "H100", "h200-sxm": "H200", "b200-sxm": "B200", "l40s": "L40S",
+    "rtx-pro-6000": "RTX PRO 6000",
+}  # fmt: skip
 """GPU of the catalog -> what the `device` column of its tables must hold."""
 GEMM_DTYPES = {"bf16": "bfloat16", "fp8": "fp8"}
 """Our dtype -> theirs, for weights and KV cache alike; fp8 is W8A8 and its time includes quantising activations."""
