@@ -215,7 +215,7 @@ SETTINGS = {
     "workload.arrivals": st.sampled_from(["poisson", "constant", "gamma"]),
     "cluster.instances": st.integers(2, 9),
     "cluster.gpu": st.sampled_from(["l40s", "h200-sxm", "rtx-4090"]),
-    "cluster.kv_link.latency": st.floats(0, 10).map(lambda at: f"{at!r} ms"),
+    "cluster.kv_link": st.floats(0, 10).map(lambda at: {"bandwidth": "25 GB/s", "latency": f"{at!r} ms"}),
     "cluster.place.broadcast": st.floats(1e-3, 1e3).map(lambda at: f"{at!r} ms"),
     "cluster.predict.accuracy": st.floats(0, 1),
     "slo.ttft": st.floats(1e-6, 1e6).map(lambda at: f"{at!r} us"),

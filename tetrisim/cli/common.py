@@ -1,6 +1,7 @@
 """What the commands share: options, settings, errors as one line, and the sign of life on a terminal."""
 
 import json
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ def read_scenario(path: str, settings: Sequence[str]) -> "Scenario":
     """The scenario with every `--set` applied; a value is YAML, as it would stand in the file."""
     from tetrisim.scenario.load import load, override
 
+    # A policy of the user's own, named module:function, is looked for beside the scenario and here.
+    sys.path[:0] = [str(Path(path).parent.resolve()), str(Path.cwd())]
     changes = dict(_setting(text) for text in settings)
     scenario = load(path)
     return override(scenario, changes) if changes else scenario

@@ -62,6 +62,8 @@ def _convert(
         raise ProfileError("PATH", "is missing", f"where the tables of {source} are")
     if source in ("llmservingsim", "splitwise") and models:
         raise ProfileError("--model", f"is not a choice with {source}", "none: its tables are of one model")
+    if source == "llmservingsim" and (gpus or degrees or dtypes != ["bf16"]):
+        raise ProfileError("--gpu, --tp, --dtype", f"are no choice with {source}", "none: its meta.yaml names them")
     if source in ("vidur", "aiconfigurator") and not models:
         raise ProfileError("--model", "is missing", "a model to compose the profile of, as in --model llama-3.1-8b")
     if len(dtypes) > 1 and source != "aiconfigurator":

@@ -10,6 +10,7 @@ from tetrisim.cluster.monitor import Broadcast
 from tetrisim.cluster.request import Request
 from tetrisim.cluster.scheduler import LoadIndex
 from tetrisim.cluster.transfer import Links
+from tetrisim.errors import ScenarioError
 from tetrisim.policies.views import PlacementView, RequestView, Rng
 
 Place = Callable[[PlacementView, RequestView, Rng], int | None]
@@ -57,7 +58,12 @@ class Dispatcher:
         member = self._place(self, request, self._rng)
         if member is None:
             return False
-        target = self.members[member]
+        try:
+            target = self.members[member]
+        except (IndexError, TypeError):
+            raise ScenarioError(
+                "cluster.place.policy", f"chose {member!r}", f"0 to {self.count - 1}, or None"
+            ) from None
         target.expect(request, now)
         self.links.send(source, target, request, now)
         return True

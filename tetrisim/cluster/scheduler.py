@@ -7,6 +7,7 @@ from tetrisim.cluster.clock import ARRIVE, Alarm, Clock
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import Request
+from tetrisim.errors import ScenarioError
 from tetrisim.policies.views import LoadView, RequestView, Rng
 
 Route = Callable[[LoadView, RequestView, Rng], int]
@@ -123,7 +124,10 @@ class Scheduler:
         self.unfinished += 1
         index = self.index
         member = self._route(index, request, self._rng)
-        instance = index.members[member]
+        try:
+            instance = index.members[member]
+        except (IndexError, TypeError):
+            raise ScenarioError("cluster.route", f"chose {member!r}", f"0 to {index.count - 1}") from None
         index.grow(member, request.prompt if instance.role == "prefill" else 1)
         instance.submit(request, request.arrival)
 

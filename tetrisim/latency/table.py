@@ -8,6 +8,7 @@ op runs (`calls_per_layer`, `calls_per_step`), and where the numbers come from (
 import csv
 import math
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, cast
@@ -178,7 +179,11 @@ def read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict
     if not path.is_file():
         return {}
     table: dict[Row, Cell] = {}
-    with path.open(newline="") as file:
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise ProfileError(str(path), "is not a text file", "a CSV file") from None
+    with StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
         for column in (*keys, timed):

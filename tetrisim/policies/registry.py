@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from tetrisim.errors import ScenarioError, unknown_name
@@ -38,6 +39,10 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
+ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2}
+"""How many arguments a policy of each kind is called with."""
+
+
 def find_policy(kind: str, name: str, where: str) -> Any:
     """The policy called `name`; an unknown one raises ScenarioError with the nearest."""
     known: Mapping[str, Any] = POLICIES[kind]
@@ -47,6 +52,12 @@ def find_policy(kind: str, name: str, where: str) -> Any:
     if not colon:
         raise unknown_name(ScenarioError, where, name, known)
     try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        policy = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ScenarioError(where, f"cannot use '{name}': {error}", "module:function of your own") from None
+    try:
+        signature(policy).bind(*range(ARGUMENTS[kind]))
+    except (TypeError, ValueError):
+        expected = f"a function of {ARGUMENTS[kind]} arguments, as in tetrisim/policies"
+        raise ScenarioError(where, f"cannot use '{name}'", expected) from None
+    return policy

@@ -5,6 +5,7 @@ from typing import Literal
 
 Role = Literal["prefill", "decode", "hybrid"]
 ROLES: tuple[Role, ...] = ("prefill", "decode", "hybrid")
+MOST_INSTANCES = 100_000
 
 
 def _positive(**values: float | None) -> None:
@@ -52,6 +53,10 @@ class PoolSpec:
             block_tokens=self.block_tokens,
             kv_blocks=self.kv_blocks,
         )
+        if self.instances > MOST_INSTANCES:
+            raise ValueError(f"instances: expected at most {MOST_INSTANCES}, not {self.instances}")
+        if self.swap_space_bytes < 0:
+            raise ValueError("swap_space: expected at least 0")
         if not 0 < self.memory_utilization <= 1:
             raise ValueError("memory_utilization: expected above 0 and at most 1")
         if not 0 <= self.watermark < 1:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import yaml
 
 from tetrisim.errors import ScenarioError, nearest_name
+from tetrisim.scenario.cluster import LinkSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import load_model
 from tetrisim.scenario.reader import dump, read, yaml_fields
@@ -33,19 +34,35 @@ def load(path: str | Path) -> Scenario:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise ScenarioError(str(path), f"cannot read: {reason}", "a scenario YAML file, or 'default'") from None
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        document = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ScenarioError(str(path), "is not YAML: " + " ".join(str(error).split()), "a scenario") from None
     if not isinstance(document, dict):
         raise ScenarioError(str(path), "holds no mapping", "keys such as model, system, workload, cluster")
     return resolve(_anchor(cast("dict[str, Any]", document), where.parent))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, which YAML's own loader lets the last one win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [str(key) for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            raise yaml.YAMLError(f"the key '{twice[0]}' is there twice (line {node.start_mark.line + 1} on)")
+        return super().construct_mapping(node, deep)
+
+
 def override(scenario: Scenario, settings: Mapping[str, object]) -> Scenario:
     """The scenario with dotted keys set, as in `{"cluster.pools.0.instances": 4}`; resolved and checked again.
 
-    An index goes to the pools as resolved, when the user has written none; and so does a part of the link.
+    Where the user has written no pools, an index goes to those of the system, which are then written down as machines
+    alone: their policies stay those of whatever system runs on them. A part of the link goes to the system's link.
     """
+    late = {key: value for key, value in settings.items() if key.startswith(("cluster.pools.", "cluster.kv_link."))}
+    if 0 < len(late) < len(settings):  # another system has other pools, so it comes first
+        early = {key: value for key, value in settings.items() if key not in late}
+        return override(override(scenario, early), late)
     document = copy.deepcopy(scenario.document)
     for key, value in settings.items():
         link = scenario.cluster.kv_link
@@ -53,7 +70,10 @@ def override(scenario: Scenario, settings: Mapping[str, object]) -> Scenario:
             document.setdefault("cluster", {})["kv_link"] = dump(link)
         if key.startswith("cluster.pools.") and "pools" not in document.get("cluster", {}):
             cluster: dict[str, Any] = document.setdefault("cluster", {})
-            cluster["pools"] = dump(scenario.cluster)["pools"]
+            cluster["pools"] = [
+                {"role": pool.role, "instances": pool.instances, "tensor_parallel": pool.tensor_parallel}
+                for pool in scenario.cluster.pools
+            ]
             cluster.pop("instances", None)
             cluster.pop("tensor_parallel", None)
         _set(document, key, value)
@@ -67,7 +87,7 @@ def with_system(scenario: Scenario, system: str) -> Scenario:
 
 def dump_yaml(scenario: Scenario) -> str:
     """The resolved scenario as YAML that loads to an equal one."""
-    written = dump(scenario)
+    written = {**dump(scenario), "resolved_for": scenario.system}
     if scenario.system not in SYSTEMS:
         own = scenario.document["systems"][scenario.system]
         written["systems"] = {scenario.system: {"base": own.get("base", scenario.system)}}
@@ -76,7 +96,7 @@ def dump_yaml(scenario: Scenario) -> str:
 
 def resolve(document: dict[str, Any]) -> Scenario:
     """A Scenario from what the user wrote, with the presets of its system filled in beneath."""
-    known = [*yaml_fields(Scenario), "systems"]
+    known = [*yaml_fields(Scenario), "systems", "resolved_for"]
     for key in document:
         if key not in known:
             raise ScenarioError(str(key), "unknown key", "one of " + ", ".join(known), nearest_name(key, known))
@@ -85,13 +105,20 @@ def resolve(document: dict[str, Any]) -> Scenario:
         raise ScenarioError("systems", "is not a mapping", "overrides by system name")
     name = document.get("system", "vllm-v1")
     system, overrides = find_system(name, cast("Mapping[str, Any]", own), "system")
-    merged = merge({key: value for key, value in document.items() if key != "systems"}, overrides)
+    if document.get("resolved_for") not in (None, name):
+        raise ScenarioError(
+            "system",
+            f"'{name}' on a scenario resolved for {document['resolved_for']}, whose every policy is written out",
+            "the file that was resolved",
+        )
+    merged = merge({key: value for key, value in document.items() if key not in ("systems", "resolved_for")}, overrides)
     merged = {"workload": {}, **merged, "system": str(name)}
     cluster = merged.get("cluster")
     if not isinstance(cluster, dict):
         raise ScenarioError("cluster", "is missing", "a mapping with gpu and pools")
     merged["cluster"] = _cluster(system, cast("dict[str, Any]", cluster), merged)
     scenario = read(Scenario, merged, "")
+    _check_shards(scenario)
     return _keep(scenario, document)
 
 
@@ -110,9 +137,19 @@ def _cluster(system: Any, written: dict[str, Any], merged: Mapping[str, Any]) ->
     )
     if "kv_link" in written:
         cluster["kv_link"] = written["kv_link"]  # a link is described as a whole: no half of it comes from a preset
-    if "hybrid" in system.pools:
-        cluster.pop("kv_link", None)
+    if "hybrid" in system.pools and cluster.pop("kv_link", None) is not None:
+        read(LinkSpec, written["kv_link"], "cluster.kv_link")  # not used here, but not wrong either
     return {**cluster, "pools": pools}
+
+
+def _check_shards(scenario: Scenario) -> None:
+    """A model is cut by heads: their number must divide."""
+    model = load_model(scenario.model)
+    for index, pool in enumerate(scenario.cluster.pools):
+        cut = pool.tensor_parallel
+        if model.heads % cut or (model.kv_heads % cut and cut % model.kv_heads):
+            where = f"cluster.pools.{index}.tensor_parallel"
+            raise ScenarioError(where, f"{cut} does not divide the {model.heads} heads of {model.name}", "a divisor")
 
 
 def _keep(scenario: Scenario, document: dict[str, Any]) -> Scenario:

@@ -15,15 +15,19 @@ def kv_blocks(pool: PoolSpec, gpu: GpuSpec, model: ModelSpec, dtype: str, where:
     Activations are those of the largest step: two hidden and two MLP widths a token, and logits of each sequence. A
     model that does not fit raises ScenarioError with the sum spelled out.
     """
-    if pool.kv_blocks is not None:
-        return pool.kv_blocks
     size, shards = DTYPE_BYTES[dtype], pool.tensor_parallel
+    block_bytes = pool.block_tokens * model.kv_bytes_per_token(dtype) / min(shards, model.kv_heads)
+    if pool.kv_blocks is not None:
+        if pool.kv_blocks * block_bytes > gpu.memory_bytes:
+            most = int(gpu.memory_bytes // block_bytes)
+            raise ScenarioError(f"{where}.kv_blocks", f"{pool.kv_blocks} take more memory than a {gpu.name} has",
+                                f"at most {most} of {block_bytes / 2**20:.2f} MiB a GPU")  # fmt: skip
+        return pool.kv_blocks
     tokens = min(pool.max_num_batched_tokens or pool.chunk_tokens, 16384)
     usable = gpu.memory_bytes * pool.memory_utilization
     weights = model.parameters * size / shards
     activations = tokens * size * (2 * model.hidden + 2 * model.up_width / shards) + 4 * model.vocab * min(tokens, 256)
     left = usable - weights - activations - RUNTIME_BYTES
-    block_bytes = pool.block_tokens * model.kv_bytes_per_token(dtype) / min(shards, model.kv_heads)
     blocks = int(left // block_bytes)
     if blocks < 1:
         gib = 2.0**30

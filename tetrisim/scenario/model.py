@@ -63,23 +63,32 @@ def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
     if family not in _FAMILIES:
         raise ScenarioError(where, f"model_type '{family}' is not supported", "one of " + ", ".join(_FAMILIES))
     opt = family == "opt"
-    try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        return ModelSpec(
-            name=name,
-            layers=int(config["num_hidden_layers"]),
-            hidden=hidden,
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            intermediate=int(config["ffn_dim" if opt else "intermediate_size"]),
-            vocab=int(config["vocab_size"]),
-            max_positions=int(config["max_position_embeddings"]),
-            gated_mlp=not opt,
-            tied_embeddings=bool(config.get("tie_word_embeddings", opt)),
-        )
-    except KeyError as missing:
-        raise ScenarioError(where, f"key {missing} is missing", "a Hugging Face config.json") from None
+
+    def size(key: str, default: object = None) -> int:
+        if key not in config and default is None:
+            raise ScenarioError(where, f"key '{key}' is missing", "a Hugging Face config.json")
+        value = config.get(key) or default
+        if type(value) is not int or value < 1:
+            raise ScenarioError(where, f"key '{key}' is {value!r}", "a whole number of at least 1")
+        return value
+
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    kv_heads = size("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise ScenarioError(where, f"num_key_value_heads {kv_heads} does not divide the {heads} heads", "a divisor")
+    return ModelSpec(
+        name=name,
+        layers=size("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=size("head_dim", hidden // heads),
+        intermediate=size("ffn_dim" if opt else "intermediate_size"),
+        vocab=size("vocab_size"),
+        max_positions=size("max_position_embeddings"),
+        gated_mlp=not opt,
+        tied_embeddings=bool(config.get("tie_word_embeddings", opt)),
+    )
 
 
 @cache

@@ -30,5 +30,5 @@ class Scenario:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError("seed: expected at least 0")
-        if self.horizon_s is not None and not self.horizon_s > 0:
-            raise ValueError("horizon: expected more than 0")
+        if self.horizon_s is not None and not 0 < self.horizon_s <= 1e9:
+            raise ValueError("horizon: expected more than 0 s and at most 1e9 s")

@@ -58,6 +58,9 @@ SYSTEMS: dict[str, System] = {
 }  # fmt: skip
 
 
+_OWN = ("base", "cluster", "dtype", "profile")
+"""What an entry of `systems:` may set: systems are compared on the same model, requests, SLO and seed."""
+
 _HARDWARE = ("tensor_parallel", "gpu", "block_tokens", "kv_blocks", "memory_utilization")
 """Pool settings that belong to the machines, and so stay when another system takes them over."""
 
@@ -75,13 +78,28 @@ def merge(base: Fragment, over: Fragment) -> dict[str, Any]:
 
 def find_system(name: object, own: Fragment, where: str) -> tuple[System, Fragment]:
     """A preset, or an entry of the user's `systems:` (a preset named by `base`, with overrides)."""
+    for label, other in own.items():
+        _check_own(label, other)
     entry = own.get(str(name), {})
-    if not isinstance(entry, Mapping):
-        raise ScenarioError(f"systems.{name}", "is not a mapping", "overrides, as in {base: vllm-v1, cluster: ...}")
     base = entry.get("base", name)
-    if base not in SYSTEMS:
-        raise unknown_name(ScenarioError, where if base == name else f"systems.{name}.base", base, [*SYSTEMS, *own])
+    if str(base) not in SYSTEMS:
+        raise unknown_name(ScenarioError, where, name, [*SYSTEMS, *own])
     return SYSTEMS[str(base)], {key: value for key, value in entry.items() if key != "base"}
+
+
+def _check_own(label: str, entry: object) -> None:
+    """An entry of `systems:` has a preset as its base (its own name will do), and leaves the requests alone."""
+    where = f"systems.{label}"
+    if not isinstance(entry, Mapping):
+        raise ScenarioError(where, "is not a mapping", "overrides, as in {base: vllm-v1, cluster: ...}")
+    written = cast(Fragment, entry)
+    if "base" not in written and label not in SYSTEMS:
+        raise ScenarioError(f"{where}.base", "is missing", "one of " + ", ".join(SYSTEMS))
+    if str(written.get("base", label)) not in SYSTEMS:
+        raise unknown_name(ScenarioError, f"{where}.base", written["base"], SYSTEMS)
+    for key in written:
+        if key not in _OWN:
+            raise ScenarioError(f"{where}.{key}", "cannot differ between systems", "one of " + ", ".join(_OWN))
 
 
 def default_budget(gpu: GpuSpec, batching: object, max_positions: int) -> dict[str, int]:

@@ -24,10 +24,10 @@ class WorkloadSpec:
     burstiness: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.requests is not None and self.requests < 1:
-            raise ValueError("requests: expected at least 1")
-        if self.rate_per_s is not None and not self.rate_per_s > 0:
-            raise ValueError("rate: expected more than 0 /s")
+        if self.requests is not None and not 1 <= self.requests <= 10**9:
+            raise ValueError(f"requests: expected at least 1 and at most 10^9, not {self.requests}")
+        if self.rate_per_s is not None and not 1e-6 <= self.rate_per_s <= 1e9:
+            raise ValueError("rate: expected more than 0 /s: from 1e-6 to 1e9")
         if not self.burstiness > 0:
             raise ValueError("burstiness: expected more than 0")
         if self.arrivals in ("poisson", "gamma", "constant") and self.rate_per_s is None:

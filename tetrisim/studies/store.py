@@ -31,7 +31,8 @@ REQUEST_COLUMNS = (
 def check_free(folder: Path) -> None:
     """Raise OutputError, with the nearest free name, when there is something called `folder` already."""
     if folder.exists() or folder.is_symlink():
-        free = next(name for n in range(2, 10**6) if not (name := folder.with_name(f"{folder.name}-{n}")).exists())
+        base = folder if folder.name not in ("", "..") else folder.resolve() / "out"
+        free = next(name for n in range(2, 10**6) if not (name := base.with_name(f"{base.name}-{n}")).exists())
         raise OutputError(str(folder), "exists already", "a folder that is not there yet", str(free))
 
 
