@@ -40,7 +40,7 @@ def refused(made, build=False):
 
 
 def test_the_scenario_that_all_cases_start_from_is_good():
-    assemble(resolve(document()), exact_steps=False, hash_block_tokens=None)
+    assert assemble(resolve(document()), exact_steps=False, hash_block_tokens=None).instances
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tetrisim.latency.table import read_profile
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import load_model
 
-SHARED = Path("/work/shared/data/profiles/aiconfigurator")
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "profiles" / "aiconfigurator"
 TICKS = 1e-15
 
 

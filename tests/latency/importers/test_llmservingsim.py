@@ -9,7 +9,9 @@ from tetrisim.latency.check import check_profile
 from tetrisim.latency.importers.llmservingsim import convert
 from tetrisim.latency.table import read_profile
 
-SHARED = Path("/work/shared/data/profiles/llmservingsim/RTXPRO6000/Llama-3.1-8B")
+SHARED = (
+    Path(__file__).parents[3].parent / "shared" / "data" / "profiles" / "llmservingsim" / "RTXPRO6000" / "Llama-3.1-8B"
+)
 META = """
 gpu: NVIDIA RTX PRO 6000
 hardware: RTXPRO6000

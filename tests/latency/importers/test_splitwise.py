@@ -11,7 +11,7 @@ from tetrisim.latency.table import read_profile
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import load_model
 
-SHARED = Path("/work/shared/data/profiles/splitwise")
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "profiles" / "splitwise"
 
 
 def table(tmp_path, edit=lambda row: row):

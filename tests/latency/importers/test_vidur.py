@@ -9,7 +9,7 @@ from tetrisim.latency.importers.vidur import Wanted, convert
 from tetrisim.latency.table import read_profile
 from tetrisim.scenario.model import load_model
 
-SHARED = Path("/work/shared/data/profiles/vidur_network")
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "profiles" / "vidur_network"
 
 
 def wanted(tmp_path, cut=2, gpus=()):
