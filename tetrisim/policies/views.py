@@ -1,6 +1,5 @@
 """What a policy may look at. Every attribute is read-only to it; the station applies the choice."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -137,6 +136,3 @@ class Rng(Protocol):
     def randrange(self, stop: int, /) -> int:
         """Uniform in 0 to `stop` - 1."""
         ...
-
-
-Lengths = Sequence[int]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["prefill", "decode", "hybrid"]
-ROLES: tuple[Role, ...] = ("prefill", "decode", "hybrid")
 MOST_INSTANCES = 100_000
 
 
