@@ -11,10 +11,10 @@ import yaml
 from tetrisim.errors import ScenarioError, nearest_name
 from tetrisim.scenario.cluster import LinkSpec
 from tetrisim.scenario.gpu import load_gpu
-from tetrisim.scenario.model import load_model
+from tetrisim.scenario.model import ModelSpec, load_model
 from tetrisim.scenario.reader import dump, read, yaml_fields
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.scenario.systems import SYSTEMS, default_budget, find_system, merge, pools_for
+from tetrisim.scenario.systems import SYSTEMS, System, default_budget, find_system, merge, pools_for
 
 
 def load(path: str | Path) -> Scenario:
@@ -116,15 +116,15 @@ def resolve(document: dict[str, Any]) -> Scenario:
     cluster = merged.get("cluster")
     if not isinstance(cluster, dict):
         raise ScenarioError("cluster", "is missing", "a mapping with gpu and pools")
-    merged["cluster"] = _cluster(system, cast("dict[str, Any]", cluster), merged)
+    model = load_model(str(merged.get("model")))
+    merged["cluster"] = _cluster(system, cast("dict[str, Any]", cluster), model)
     scenario = read(Scenario, merged, "")
-    _check_shards(scenario)
+    _check_shards(scenario, model)
     return _keep(scenario, document)
 
 
-def _cluster(system: Any, written: dict[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
+def _cluster(system: System, written: dict[str, Any], model: ModelSpec) -> dict[str, Any]:
     """The cluster with its system's presets, pools shared out, and vLLM's own budgets where none is named."""
-    model = load_model(str(merged.get("model")))
     pools = pools_for(system, written, "cluster")
     for index, pool in enumerate(pools):
         gpu = load_gpu(
@@ -142,9 +142,8 @@ def _cluster(system: Any, written: dict[str, Any], merged: Mapping[str, Any]) ->
     return {**cluster, "pools": pools}
 
 
-def _check_shards(scenario: Scenario) -> None:
+def _check_shards(scenario: Scenario, model: ModelSpec) -> None:
     """A model is cut by heads: their number must divide."""
-    model = load_model(scenario.model)
     for index, pool in enumerate(scenario.cluster.pools):
         cut = pool.tensor_parallel
         if model.heads % cut or (model.kv_heads % cut and cut % model.kv_heads):

@@ -30,6 +30,7 @@ from tetrisim.latency.importers.aiconfigurator_tables import (
     read_columns,
     systems_folder,
 )
+from tetrisim.latency.importers.fill import Keyed
 from tetrisim.latency.importers.stage import Draft, install
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
 
@@ -53,8 +54,6 @@ PREFIXES = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
 """Cached tokens at which chunks are estimated."""
 NORM_PASSES = 2
 """A fused add-and-norm reads and writes the residual too: twice the traffic of a plain one."""
-
-Keyed = tuple[tuple[object, ...], float, int]
 
 
 @dataclass(frozen=True)

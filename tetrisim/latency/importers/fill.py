@@ -10,6 +10,7 @@ from tetrisim.latency.grid import ESTIMATED
 from tetrisim.latency.roofline import Shard
 
 Keyed = tuple[tuple[object, ...], float, int]
+"""The key columns of a row, its seconds, and its source."""
 SIZES = tuple(2**exponent for exponent in range(16))
 """1 to 32,768: the roofline bends once, so powers of two follow it closely."""
 CHUNKS = tuple(sorted({1, *(round(16 * 1.25**step) for step in range(35))}))

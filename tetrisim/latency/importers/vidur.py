@@ -16,7 +16,7 @@ from statistics import fmean
 
 from tetrisim.errors import ProfileError
 from tetrisim.latency.grid import MEASURED
-from tetrisim.latency.importers.fill import attention_rows, head_rows, linear_rows
+from tetrisim.latency.importers.fill import Keyed, attention_rows, head_rows, linear_rows
 from tetrisim.latency.importers.rows import csv_rows, number, packed_or_plain, whole
 from tetrisim.latency.importers.stage import Draft, install
 from tetrisim.latency.roofline import Shard
@@ -32,8 +32,6 @@ OPS = {
 }  # fmt: skip
 SIZES = {"n_head": "heads", "n_kv_head": "kv_heads", "n_embd": "hidden", "n_expanded_embd": "intermediate"}
 """Their column -> our field: what makes two models the same one for a kernel."""
-
-Keyed = tuple[tuple[object, ...], float, int]
 
 
 @dataclass(frozen=True)
