@@ -1,0 +1,1 @@
+"""Simulated against real: recorded engine steps, measured requests, steady-state points."""
