@@ -124,7 +124,7 @@ def test_who_guesses_nothing_cannot_tell_long_outputs_from_short_ones(asked, ran
 @given(worlds("sarathi"))
 def test_sarathi_with_v1s_budget_is_v1(document):
     for pool in document["cluster"]["pools"]:
-        pool |= {"max_num_batched_tokens": 64, "max_num_seqs": 8}
+        pool |= {"max_num_batched_tokens": 64, "max_num_seqs": 8, "async_scheduling": False}
     assert outcome(document) == outcome({**document, "system": "vllm-v1"})
 
 

@@ -58,7 +58,7 @@ def requests(draw: st.DrawFn) -> list[tuple[float, int, int]]:
 def workloads(draw: st.DrawFn) -> Document:
     """A trace file, its arrivals kept or laid out anew."""
     rows = draw(requests())
-    arrivals = draw(st.sampled_from(["trace", "trace", "burst", "constant", "poisson"]))
+    arrivals = draw(st.sampled_from(["trace", "trace", "burst", "constant", "poisson", "closed-loop"]))
     if draw(st.booleans()):
         families = draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
         # The reader takes blocks of 16 full tokens for granted only when a length says so.
@@ -68,6 +68,8 @@ def workloads(draw: st.DrawFn) -> Document:
     workload: Document = {"trace": trace, "arrivals": arrivals}
     if arrivals in ("constant", "poisson"):
         workload["rate"] = draw(st.sampled_from(["200 /s", "2000 /s"]))
+    if arrivals == "closed-loop":
+        workload |= {"concurrency": draw(st.sampled_from([1, 2, 5, 40])), "think": draw(st.sampled_from(["0 s", "2 ms"]))}
     return workload
 
 
@@ -87,6 +89,7 @@ def machines(draw: st.DrawFn, role: str) -> Document:
         "swap_space": draw(st.sampled_from(["4 GiB", "3 MB"])),
         "watermark": draw(st.sampled_from([0.0, 0.05])),
         "prefix_caching": draw(st.booleans()),
+        "async_scheduling": role == "hybrid" and draw(st.booleans()),
         "chunk_tokens": draw(st.sampled_from([8, 32, 512])),
     }
 

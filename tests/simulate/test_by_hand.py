@@ -51,11 +51,29 @@ def test_vllm_v0_stops_decoding_while_it_prefills(run):
 
 
 def test_vllm_v1_cuts_the_prompt_to_what_the_budget_leaves(run):
-    result = run(TWO, **one("vllm-v1", max_num_batched_tokens=20))
+    result = run(TWO, **one("vllm-v1", max_num_batched_tokens=20, async_scheduling=False))
     # 0-20 prefill of 10; 20-50 a decode and 19 of 25; 50-67 a decode and the other 6; 67-78 one decode
     assert lives(result) == [(0, 0, 20, None, None, 20, 67), (5, 20, 67, None, None, 67, 78)]
     assert result.instances.steps.tolist() == [4]
     assert sorted(result.gap_columns["first_s"].tolist()) == [0.011, 0.017, 0.030]
+
+
+def test_asynchronous_scheduling_sees_an_arrival_a_step_later(run):
+    result = run(TWO, **one("vllm-v1", max_num_batched_tokens=20))
+    # 0-20 prefill of 10; 20-31 a decode, planned at 0; 31-61 a decode and 19 of 25; 61-77 the other 6; 77-88 one decode
+    assert lives(result) == [(0, 0, 20, None, None, 20, 61), (5, 31, 77, None, None, 77, 88)]
+    assert result.instances.steps.tolist() == [5]
+
+
+def test_asynchronous_scheduling_fills_a_seat_a_step_later(run):
+    rows = [(0, 10, 2), (0, 10, 4), (1, 10, 1)]
+    # 0-30 two prefills; 30-42 two decodes, the first request is done; 42-53, planned at 30, a decode; 53-74 the last
+    # decode beside the third prompt
+    late = run(rows, **one("vllm-v1", max_num_batched_tokens=100, max_num_seqs=2))
+    assert in_ms(late, "finish_s") == [42, 74, 74]
+    assert in_ms(late, "prefill_start_s") == [0, 0, 53]
+    soon = run(rows, **one("vllm-v1", max_num_batched_tokens=100, max_num_seqs=2, async_scheduling=False))
+    assert in_ms(soon, "prefill_start_s") == [0, 0, 42]
 
 
 def test_tetriinfer_prefills_in_padded_chunks_and_decodes_elsewhere(run):
@@ -143,7 +161,9 @@ def test_nothing_to_serve_is_refused_before_the_clock_starts(run):
 
 def test_a_horizon_leaves_the_rest_unfinished(run):
     result = run(
-        [*TWO, (6, 20, 1), (70, 5, 1), (80, 5, 1)], horizon="60 ms", **one("vllm-v1", max_num_batched_tokens=20)
+        [*TWO, (6, 20, 1), (70, 5, 1), (80, 5, 1)],
+        horizon="60 ms",
+        **one("vllm-v1", max_num_batched_tokens=20, async_scheduling=False),
     )
     assert lives(result)[0] == (0, 0, 20, None, None, 20, None)
     assert lives(result)[1] == (5, 20, None, None, None, None, None)

@@ -24,20 +24,20 @@ class DecodeBatch:
         self._phases = [0] * (2 * block_tokens)
         """Members by base modulo the block size, written twice in a row so that every arc is one slice."""
         self.due: list[tuple[int, int, Request]] = []
-        """A heap of (finishing step, order of joining, member). Members that left early stay, but never on top."""
+        """A heap of (finishing step, `sequence`, member). Members that left early stay, but never on top."""
         self._expected: list[tuple[int, int, Request]] = []
         self._longest: list[tuple[int, int, Request]] | None = None
-        self._sequence = 0
 
     def track_longest(self) -> None:
         """Keep `longest` from now on (the batch is empty); it costs a heap of its own."""
         self._longest = []
 
     def join(self, request: Request, context: int) -> None:
-        """Add a request with `context` tokens of KV; the next token it shows comes with the next step."""
+        """Add a request with `context` tokens of KV; the next token it shows comes with the next step.
+
+        Those that finish with one step do so in order of their `sequence`, so no two members have the same one.
+        """
         step = self.step_no
-        self._sequence += 1
-        request.sequence = self._sequence
         request.joined_step = step
         request.base = base = context - step
         request.finish_step = step + request.output - request.generated
@@ -46,9 +46,9 @@ class DecodeBatch:
         phase = base % self.block_tokens
         self._phases[phase] += 1
         self._phases[phase + self.block_tokens] += 1
-        heappush(self.due, (request.finish_step, self._sequence, request))
+        heappush(self.due, (request.finish_step, request.sequence, request))
         if self._longest is not None:
-            heappush(self._longest, (-base, self._sequence, request))
+            heappush(self._longest, (-base, request.sequence, request))
 
     def expect(self, request: Request) -> None:
         """Note when a member that just joined is predicted to finish (see `shortest_remaining`)."""
@@ -72,7 +72,7 @@ class DecodeBatch:
         return context
 
     def finished(self) -> list[Request]:
-        """Members whose last token came with the last step, in order of joining; each has to `leave` now."""
+        """Members whose last token came with the last step, in order of `sequence`; each has to `leave` now."""
         due, now = self.due, self.step_no
         done: list[Request] = []
         while due and due[0][0] <= now:
@@ -93,7 +93,7 @@ class DecodeBatch:
         heap = self._longest
         if not heap:
             return 0
-        while heap and (heap[0][2].finish_step == NEVER or heap[0][2].sequence != heap[0][1]):
+        while heap and (heap[0][2].finish_step == NEVER or heap[0][2].base != -heap[0][0]):
             heappop(heap)
         return self.step_no - heap[0][0] if heap else 0
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tetrisim.cluster.batch import DecodeBatch
 from tetrisim.cluster.kvcache import KVCache
+from tetrisim.cluster.limited import LimitedPrefill
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.request import NEVER, Request
 from tetrisim.policies.batching import Batching
@@ -39,12 +40,13 @@ class Engine:
         self.received: deque[Request] = deque()
         self.swapped: deque[Request] = deque()
         self.running: dict[Request, None] = {}
-        """In order of admission; the last is preempted first."""
+        """In order of admission, those leaving included; the last is preempted first."""
+        self._admitted = 0
         self.partials: list[Request] = []
         """Running requests whose prefill is not finished."""
         self.queued = 0
         """Requests that a step could take up: waiting, received, swapped out, or in the middle of their prefill."""
-        self.max_seqs = pool.max_num_seqs or sys.maxsize
+        self.seats = pool.max_num_seqs or sys.maxsize
         self.role = pool.role
         # A prefill instance takes a prompt's blocks at once: it keeps them until the KV has been sent anyway.
         self._whole_prompts = pool.role == "prefill"
@@ -63,7 +65,18 @@ class Engine:
         self.preempted: list[Request] = []
         """Requests preempted by the step just planned."""
         self.interrupted: list[Request] = []
-        """Those of them that were decoding."""
+        """Requests whose decoding the step just planned leaves out: preempted, or without tokens."""
+        self.lags = pool.async_scheduling
+        """Whether the next step is planned before the outputs of this one are known."""
+        kv.lag = int(self.lags)
+        self.leaving: dict[Request, int] = {}
+        """With their tokens, requests that have finished and keep seat and blocks while the next step is planned."""
+        self.whole_prompts_fit = True
+        """Whether a request is admitted only when there are blocks for all that it is to compute, not only its chunk.
+
+        vLLM's scheduler_reserve_full_isl, by default set.
+        """
+        self._limit = LimitedPrefill.of(batching)
 
     def limit_swap(self, blocks: int) -> None:
         """Room in the swap space, in blocks."""
@@ -75,7 +88,7 @@ class Engine:
         first = not (waiting.ordered or waiting.raw)
         self.queued += 1
         waiting.push(request)
-        return first and len(self.running) < self.max_seqs
+        return first and len(self.running) < self.seats
 
     def receive(self, request: Request) -> bool:
         """Queue a request whose prompt KV has arrived; whether it might join the next step."""
@@ -84,7 +97,7 @@ class Engine:
         self.received.append(request)
         if first:
             self._changed = True  # behind others it changes nothing: they are tried first
-        return first and len(self.running) < self.max_seqs
+        return first and len(self.running) < self.seats
 
     def plan(self) -> list[Piece]:
         """Form the next step: the prefill pieces in it. Memory is taken, and victims are preempted, here.
@@ -95,7 +108,7 @@ class Engine:
         if self.role == "prefill":
             self._admit_waiting(pieces, self._extend_partials(pieces, 0) if self.partials else 0)
             return pieces
-        if self.joined or self.preempted:
+        if self.joined or self.preempted or self.interrupted:
             self.joined = []
             self.preempted = []
             self.interrupted = []
@@ -116,14 +129,21 @@ class Engine:
     def _plan_mixed(self, pieces: list[Piece]) -> None:
         """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
         kv, batch = self.kv, self.batch
-        self._make_room()
-        open_seat = not self.preempted and len(self.running) < self.max_seqs and self.waiting.form()
-        if kv.ordered and batch.n and (self.partials or (open_seat and self._head_fits())):
-            kv.grow(batch, self.running, 1)  # before others take blocks: it decides which cached blocks go
-            self.grown = True
-        scheduled = batch.n
-        if self.partials:
-            scheduled = self._extend_partials(pieces, scheduled)
+        if self._limit:
+            self._limit.begin(self)
+        in_order = self._limit if self.partials else None
+        if in_order:
+            scheduled = in_order.run(self, pieces)
+        else:
+            self._make_room()
+            scheduled = batch.n
+        open_seat = not self.preempted and len(self.running) < self.seats and self.waiting.form()
+        if not in_order:
+            if kv.ordered and batch.n and (self.partials or (open_seat and self._head_fits())):
+                kv.grow(batch, self.running, 1)  # before others take blocks: it decides which cached blocks go
+                self.grown = True
+            if self.partials:
+                scheduled = self._extend_partials(pieces, scheduled)
         if open_seat and not self.preempted:
             self._admit_waiting(pieces, scheduled)
         if pieces and batch.n and not self.grown:
@@ -134,7 +154,15 @@ class Engine:
 
     def _head_fits(self) -> bool:
         head = self.waiting.ordered[0]
-        return self.kv.fits(head, self.kv.cached(head), self._promised())
+        cached = self.kv.cached(head)
+        take = self.batching.prefill_tokens(head.target - cached, self.batch.n)
+        return take > 0 and self._fits(head, cached, take, self._promised())
+
+    def _fits(self, request: Request, cached: int, take: int, promised: int) -> bool:
+        """Whether a waiting request can be admitted beside the blocks promised to running ones."""
+        # vLLM V1 keeps its watermark free only while somebody runs
+        reserve = self.kv.reserve if self.running or not self._mixes else 0
+        return self.kv.fits(request, request.target if self.whole_prompts_fit else cached + take, promised + reserve)
 
     def _promised(self) -> int:
         """Blocks that the decodes of this step have yet to take."""
@@ -155,10 +183,10 @@ class Engine:
             if not self._whole_prompts:
                 need = kv.blocks(request.computed + take) - kv.blocks(request.computed)
                 while need + self._promised() > kv.free and request in self.running:
-                    self._preempt(next(reversed(self.running)))
+                    self.preempt(next(reversed(self.running)))
                 if request not in self.running:
                     break
-                kv.extend(request, take)
+                kv.extend(request, request.computed, take, False)
             pieces.append((request, take))
             scheduled += take
         return scheduled
@@ -168,7 +196,7 @@ class Engine:
         kv, waiting, running, prefill_tokens = self.kv, self.waiting, self.running, self.batching.prefill_tokens
         ordered = waiting.ordered
         promised = self._promised()
-        while len(running) < self.max_seqs:
+        while len(running) < self.seats:
             # A sorted group is formed only when there is room for its first.
             if not ordered and not (waiting.raw and prefill_tokens(1, scheduled) > 0 and waiting.form()):
                 break
@@ -176,18 +204,23 @@ class Engine:
             cached = kv.cached(request) if kv.ordered else 0
             remaining = request.target - cached
             take = prefill_tokens(remaining, scheduled)
-            if take <= 0 or not kv.fits(request, cached, promised):
+            if take <= 0 or not self._fits(request, cached, take, promised):
                 break
             ordered.popleft()
             kv.admit(request, cached, remaining if self._whole_prompts else take)
             request.computed = cached
-            running[request] = None
+            self._seat(request)
             if take < remaining:
                 self.partials.append(request)
             else:
                 self.queued -= 1
             pieces.append((request, take))
             scheduled += take
+
+    def _seat(self, request: Request) -> None:
+        self._admitted += 1
+        request.sequence = self._admitted
+        self.running[request] = None
 
     def can_fill(self, tokens: int) -> bool:
         """Whether the waiting requests whose order is fixed fill a chunk's last `tokens` tokens, memory included."""
@@ -217,15 +250,19 @@ class Engine:
             need = 1 if request.finish_step != NEVER and (request.base + step) % size == 0 else 0
             while need > free and request in self.running:
                 before = kv.free
-                self._preempt(next(reversed(self.running)))
+                self.preempt(next(reversed(self.running)))
                 free += kv.free - before
             if request in self.running:
                 free -= need
 
-    def _preempt(self, request: Request) -> None:
+    def preempt(self, request: Request) -> None:
         """Take a running request's blocks away; it goes to the swap space, or back to the queue to be recomputed."""
         kv = self.kv
         del self.running[request]
+        if request in self.leaving:  # its last token is there; only its blocks are taken early
+            self.preempted.append(request)
+            kv.release(request, self.leaving.pop(request))
+            return
         decoding = request.finish_step != NEVER
         if decoding:
             self.interrupted.append(request)
@@ -253,7 +290,7 @@ class Engine:
     def _resume(self) -> None:
         """Bring back swapped requests, then admit received ones as the gate allows, each in order."""
         batch, kv, view = self.batch, self.kv, self._view
-        while self.swapped and len(self.running) < self.max_seqs:
+        while self.swapped and len(self.running) < self.seats:
             request = self.swapped[0]
             if not self._has_room(request.computed):
                 return
@@ -265,7 +302,7 @@ class Engine:
         if not self._changed or self.swapped:
             return
         self._changed = False
-        while self.received and len(self.running) < self.max_seqs:
+        while self.received and len(self.running) < self.seats:
             request = self.received[0]
             view.running, view.free_blocks = batch.n, kv.free
             if not self._has_room(request.prompt) or not self._admit(view, request):
@@ -283,7 +320,7 @@ class Engine:
     def _join(self, request: Request, context: int) -> None:
         self.queued -= 1
         self.kv.admit(request, 0, context)
-        self.running[request] = None
+        self._seat(request)
         self.batch.join(request, context)
         self.joined.append(request)
 
@@ -313,8 +350,27 @@ class Engine:
 
     def finish(self, request: Request) -> None:
         """Let a decoding request go, with its memory."""
-        self.kv.release(request, self.batch.leave(request))
-        del self.running[request]
+        self._dismiss(request, self.batch.leave(request))
+
+    def finish_prefilled(self, request: Request) -> None:
+        """Let a request go whose only token came with its prefill."""
+        self._dismiss(request, request.target)
+
+    def _dismiss(self, request: Request, tokens: int) -> None:
+        if self.lags:
+            self.leaving[request] = tokens
+        else:
+            del self.running[request]
+            self.kv.release(request, tokens)
+            self._changed = True
+
+    def let_go(self) -> None:
+        """Take back the seats and memory of those who are leaving: the step after their last one has been planned."""
+        for request, tokens in self.leaving.items():
+            del self.running[request]
+            self.kv.enter(request, tokens)
+            self.kv.release(request, tokens)
+        self.leaving.clear()
         self._changed = True
 
     def retire(self, request: Request) -> None:

@@ -31,6 +31,13 @@ class TokenGaps:
             fresh.clear()
         self.last = end
 
+    def join(self, request: Request, now: int, members: int) -> None:
+        """A request that showed a token now joins the batch of `members`."""
+        if not members:
+            self.last = now
+        elif self.last != now:
+            self.fresh[request] = None
+
     def interrupt(self, request: Request) -> None:
         """A member is preempted; it goes on waiting since its last token."""
         request.last_token = max(request.last_token, self.last)

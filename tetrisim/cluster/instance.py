@@ -2,6 +2,9 @@
 
 While nobody joins, finishes or runs out of memory, a run of decode steps is one event: a window (design section 4).
 Step j of a window takes first + slope * j ticks; something new shortens the window to the end of the step in progress.
+
+With asynchronous scheduling (vLLM V1) a step is planned when the one before it starts: the plan knows neither what
+arrives during that one nor the seats and blocks that it sets free.
 """
 
 from bisect import bisect_right
@@ -28,12 +31,12 @@ class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
     __slots__ = (
-        "_cut", "_exact", "_first", "_gaps", "_horizon", "_last_chunk", "_pending",
-        "_pieces", "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm",
-        "_start", "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from",
-        "busy_ticks", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load",
-        "name", "number", "on_broadcast", "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until",
-        "swap_ticks_per_block", "timer",
+        "_cut", "_exact", "_first", "_gaps", "_horizon", "_lag", "_last_chunk", "_late", "_news", "_pending", "_pieces",
+        "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm", "_start",
+        "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks",
+        "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name", "number",
+        "on_broadcast", "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks_per_block",
+        "timer",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +64,10 @@ class Instance:
         self._spare_alarm = Alarm(self._on_window)
         self._wake_alarm = Alarm(self._on_wake)
         self._pieces: list[Piece] = []
+        # asynchronous scheduling
+        self._lag, self._news = 0, False
+        self._late: list[Request] = []
+        """What arrived after the plan of the next step was made."""
         # the window in progress
         self._row: DecodeRow
         self._segment = 0
@@ -79,11 +86,10 @@ class Instance:
     def submit(self, request: Request, now: int) -> None:
         """A request to prefill here."""
         self.assigned += 1
-        may_join = self.engine.push(request)
-        if self._pending is None:
-            self._wake(now)
-        elif may_join and not self._cut:
-            self._shorten(now)
+        if self._lag and self._steps - self.steps_done(now) == 1:
+            self._late.append(request)
+        else:
+            self._attend(self.engine.push(request), now)
 
     def expect(self, request: Request, now: int) -> None:
         """A request that was placed here: its KV is on its way."""
@@ -94,7 +100,9 @@ class Instance:
 
     def receive(self, request: Request, now: int) -> None:
         """An expected request: its prompt's KV has arrived."""
-        may_join = self.engine.receive(request)
+        self._attend(self.engine.receive(request), now)
+
+    def _attend(self, may_join: bool, now: int) -> None:
         if self._pending is None:
             self._wake(now)
         elif may_join and not self._cut:
@@ -102,12 +110,11 @@ class Instance:
 
     def release(self, request: Request, now: int) -> None:
         """The KV of a request prefilled here has been sent."""
-        engine = self.engine
-        engine.kv.release(request, request.target)
+        self.engine.kv.release(request, request.target)
         self.assigned -= 1
         if not self.assigned:
             self.idle_since = now
-        elif self._pending is None and engine.queued:
+        elif self._pending is None and self.engine.queued:
             self._wake(now)
 
     def steps_done(self, moment: int) -> int:
@@ -125,6 +132,7 @@ class Instance:
             self._prefill_steps = self.steps
         self.engine, self.timer = engine, timer
         self.role = engine.role
+        self._lag = int(engine.lags)
         self._last_chunk = NEVER
         # Chunks that are run on are not told apart when a horizon cuts them off.
         self._runs_on = self.role == "prefill" and not (self._exact or self._horizon)
@@ -162,19 +170,35 @@ class Instance:
         """Form the next step and start it, or rest."""
         engine = self.engine
         batch = engine.batch
+        behind = bool(self._late or engine.leaving)
         if engine.queued or engine.kv.free < batch.n:
             pieces = engine.plan()
             if engine.joined or engine.preempted:
                 self._note_moves(now)
+            if behind:
+                self._catch_up()
             if pieces or engine.grown:
                 self._start_step(pieces, now)
                 return
+        elif behind:
+            self._catch_up()
         if batch.n:
             self._start_window(now)
+        elif behind:
+            self._next(now)  # there was nothing to plan, so the engine waited for the step's end, and plans now
         else:
             self._steps = 0
             self.settle(now)
             self._pending = None
+
+    def _catch_up(self) -> None:
+        """The next step is planned; now the engine learns what happened during the last one."""
+        engine = self.engine
+        engine.let_go()
+        self._news = engine.queued > 0
+        for request in self._late:
+            self._news |= engine.push(request)
+        self._late.clear()
 
     def _note_moves(self, now: int) -> None:
         for request in self.engine.interrupted:
@@ -182,8 +206,7 @@ class Instance:
         for request in self.engine.joined:
             self._gaps.fresh[request] = None
             if request.decode_start == NEVER:
-                request.decode_start = now
-                request.decode_instance = self.number
+                request.begin_decode(now, self.number)
                 self.load.join(request)
 
     def _start_step(self, pieces: list[Piece], now: int) -> None:
@@ -193,9 +216,7 @@ class Instance:
         self._last_chunk = NEVER
         request, take = pieces[0] if pieces else _NOTHING
         if len(pieces) == 1 and not grown:
-            if request.prefill_start == NEVER:
-                request.prefill_start = now
-                request.prefill_instance = self.number
+            request.begin_prefill(now, self.number)
             padded = engine.batching.padded
             if take == padded and self._runs_on:
                 ticks = self._chunks(pieces, now)
@@ -219,9 +240,7 @@ class Instance:
         for request, take in pieces:
             shapes.append((take, request.computed))
             tokens += take
-            if request.prefill_start == NEVER:
-                request.prefill_start = now
-                request.prefill_instance = self.number
+            request.begin_prefill(now, self.number)
         return self.timer.step(max(tokens, engine.batching.padded), shapes, n, batch.context, batch.longest())
 
     def _chunks(self, pieces: list[Piece], now: int) -> int:
@@ -232,8 +251,7 @@ class Instance:
             self._last_chunk = now + alone
         elif shared != NEVER:
             for other, _ in pieces[1:]:
-                other.prefill_start = now + shared
-                other.prefill_instance = self.number
+                other.begin_prefill(now + shared, self.number)
         return ticks
 
     def _await_last_chunk(self, now: int) -> None:
@@ -277,21 +295,15 @@ class Instance:
             self._gaps.rows.append((now - request.last_token, 0, 1, 1))
         request.last_token = now
         if request.generated == request.output:
-            engine.retire(request)
-            engine.kv.release(request, request.target)
+            engine.finish_prefilled(request)
             self._depart(request, now)
         elif self.role == "prefill":
             engine.retire(request)
             self.on_prefilled(self, request)
         else:
-            if not engine.batch.n:
-                self._gaps.last = now
-            elif self._gaps.last != now:
-                self._gaps.fresh[request] = None
+            self._gaps.join(request, now, engine.batch.n)
             engine.start_decode(request)
-            if request.decode_start == NEVER:
-                request.decode_start = now
-                request.decode_instance = self.number
+            request.begin_decode(now, self.number)
 
     def _start_window(self, now: int) -> None:
         """As many decode steps as pass without a change: up to a finish, a knot of the table, or the end of memory."""
@@ -306,19 +318,15 @@ class Instance:
         if timer.labelled:
             self._row, self._segment = row, segment
             if timer.skewed:
-                longest = n * batch.longest()
-                at = bisect_right(row.knots, longest) - 1
-                base, more = row.uneven[at]
-                first += base + more * (longest - row.knots[at])
-                slope += more
-                limit = min(limit, row.knots[at + 1] - longest)
+                extra, more, room = row.unevenness(n * batch.longest())
+                first, slope, limit = first + extra, slope + more, min(limit, room)
         slope *= n
         steps = batch.due[0][0] - batch.step_no
         if engine.moved_blocks:
             first += self._swap()
             steps = 1
-        elif self._exact or engine.preempted:  # a step that preempted admits nobody, but the next one may
-            steps = 1
+        elif self._exact or engine.preempted or self._news:  # a step that preempted admits nobody, the next one may
+            steps, self._news = 1, False
         else:
             if steps * n > limit:
                 steps = (limit + n - 1) // n
@@ -336,7 +344,7 @@ class Instance:
             return
         self._cut = True
         start = self._start
-        steps = steps_before(now - start, self._first, self._slope, self._steps) + 1
+        steps = steps_before(now - start, self._first, self._slope, self._steps) + 1 + self._lag
         if steps < self._steps:
             self._steps = steps
             # The alarm that is set will ring unheard: take the one before it, unless that has yet to ring, too.
@@ -365,16 +373,15 @@ class Instance:
         batch.context += steps * batch.n
         if batch.due[0][0] <= step_no:
             self._finish_due(now)
-        if batch.n and not engine.queued and kv.free >= batch.n:
+        if batch.n and not engine.queued and kv.free >= batch.n and not (self._late or engine.leaving):
             self._start_window(now)
         else:
             self._next(now)
 
     def _finish_due(self, now: int) -> None:
         """Let the requests go whose last token has just been shown."""
-        engine = self.engine
-        for request in engine.batch.finished():
-            engine.finish(request)
+        for request in self.engine.batch.finished():
+            self.engine.finish(request)
             self._depart(request, now)
 
     def _depart(self, request: Request, now: int) -> None:
@@ -388,6 +395,5 @@ class Instance:
 
     def _swap(self) -> int:
         """Time of the blocks that the planned step moves over the host link."""
-        ticks = self.engine.moved_blocks * self.swap_ticks_per_block
-        self.engine.moved_blocks = 0
-        return ticks
+        blocks, self.engine.moved_blocks = self.engine.moved_blocks, 0
+        return blocks * self.swap_ticks_per_block

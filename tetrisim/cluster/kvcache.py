@@ -10,7 +10,7 @@ from tetrisim.cluster.request import Request
 class KVCache:
     """Blocks by number alone: what an instance needs when no prefix is shared."""
 
-    __slots__ = ("block_tokens", "capacity", "free", "reserve")
+    __slots__ = ("block_tokens", "capacity", "free", "lag", "reserve")
 
     ordered = False
     """Whether the order in which requests take blocks within a step matters."""
@@ -21,6 +21,8 @@ class KVCache:
         self.free = capacity
         self.reserve = reserve
         """Blocks that admission leaves free (vLLM's watermark)."""
+        self.lag = 0
+        """1 when a decoding request's newest token is not yet known (asynchronous scheduling), else 0."""
 
     def blocks(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
@@ -30,20 +32,20 @@ class KVCache:
         """Tokens of a waiting request that are in the cache already."""
         return 0
 
-    def fits(self, request: Request, cached: int, spare: int) -> bool:
-        """Whether all that a waiting request is to compute fits beside `spare` blocks promised to the running ones.
-
-        Its first chunk alone might: but vLLM admits a prompt only when the whole of it fits.
-        """
-        return -(-request.target // self.block_tokens) + spare + self.reserve <= self.free
+    def fits(self, request: Request, tokens: int, spare: int) -> bool:
+        """Whether a waiting request's first `tokens` tokens fit beside `spare` blocks kept for others."""
+        return -(-tokens // self.block_tokens) + spare <= self.free
 
     def admit(self, request: Request, cached: int, tokens: int) -> None:
         """Give blocks to a request that starts with `cached` tokens and computes `tokens` more."""
         self.free -= -(-(cached + tokens) // self.block_tokens)
 
-    def extend(self, request: Request, tokens: int) -> None:
-        """Give blocks to a request in prefill for `tokens` more tokens."""
-        self.free -= self.blocks(request.computed + tokens) - self.blocks(request.computed)
+    def extend(self, request: Request, computed: int, tokens: int, decoding: bool) -> None:
+        """Give blocks to a running request of `computed` tokens for `tokens` more."""
+        self.free -= self.blocks(computed + tokens) - self.blocks(computed)
+
+    def enter(self, request: Request, tokens: int) -> None:
+        """A request's first `tokens` tokens are known and computed; where blocks are told apart, they can be found."""
 
     def grow(self, batch: DecodeBatch, members: Iterable[Request], steps: int) -> None:
         """Give the batch the blocks of its next `steps` steps (call before it advances)."""
@@ -52,6 +54,10 @@ class KVCache:
     def release(self, request: Request, tokens: int) -> None:
         """Take back the blocks that hold a request's `tokens` tokens."""
         self.free += -(-tokens // self.block_tokens)
+
+    def held(self, request: Request, tokens: int) -> int:
+        """Blocks that a running request of `tokens` tokens holds."""
+        return self.blocks(tokens)
 
     def check(self) -> None:
         """Raise AssertionError unless 0 <= free <= capacity."""
@@ -101,11 +107,11 @@ class PrefixCache(KVCache):
         """Tokens of the leading blocks found; at least one token is left to compute."""
         return len(self._hits(request)) * self.block_tokens
 
-    def fits(self, request: Request, cached: int, spare: int) -> bool:
+    def fits(self, request: Request, tokens: int, spare: int) -> bool:
         """As above; found blocks cost nothing unless they are on the free list."""
-        hits = self._hits(request) if cached else []
+        hits = self._hits(request)
         free_hits = sum(1 for block in hits if not self._users[block])
-        return self.blocks(request.target) - len(hits) + free_hits + spare + self.reserve <= self.free
+        return self.blocks(tokens) - len(hits) + free_hits + spare <= self.free
 
     def admit(self, request: Request, cached: int, tokens: int) -> None:
         """Share the found blocks, then take new ones."""
@@ -118,10 +124,12 @@ class PrefixCache(KVCache):
         self._held[request] = hits
         self._entered[request] = len(hits)
         self._take(request, cached + tokens)
+        self.enter(request, cached + tokens)
 
-    def extend(self, request: Request, tokens: int) -> None:
-        """New blocks for a request in prefill."""
-        self._take(request, request.computed + tokens)
+    def extend(self, request: Request, computed: int, tokens: int, decoding: bool) -> None:
+        """New blocks; those that the tokens fill are entered, a decoding request's newest token with its lag."""
+        self._take(request, computed + tokens)
+        self.enter(request, computed + tokens - decoding * self.lag)
 
     def grow(self, batch: DecodeBatch, members: Iterable[Request], steps: int) -> None:
         """New blocks step by step, and within a step in running order, as the engine takes them."""
@@ -135,7 +143,7 @@ class PrefixCache(KVCache):
             self._take(request, request.base + step + at + 1)
         for request in members:
             if request.finish_step >= 0:
-                self._enter(request, request.base + step + steps)
+                self.enter(request, request.base + step + steps - self.lag)
 
     def release(self, request: Request, tokens: int) -> None:
         """Blocks that nobody else uses go to the end of the free list, last block first."""
@@ -149,6 +157,10 @@ class PrefixCache(KVCache):
                     self._blank.append(block)
                 else:
                     self._list[block] = None
+
+    def held(self, request: Request, tokens: int) -> int:
+        """Blocks that a running request holds."""
+        return len(self._held[request])
 
     def check(self) -> None:
         """Raise AssertionError unless every block is either free or held."""
@@ -172,7 +184,7 @@ class PrefixCache(KVCache):
         return hits.copy()
 
     def _take(self, request: Request, tokens: int) -> None:
-        """Hold blocks for `tokens` tokens in all, and enter those that are full."""
+        """Hold blocks for `tokens` tokens in all."""
         held, users, blank, listed = self._held[request], self._users, self._blank, self._list
         for _ in range(len(held), -(-tokens // self.block_tokens)):
             self.free -= 1
@@ -188,9 +200,9 @@ class PrefixCache(KVCache):
                 users[block] = 1
                 self._forget(block)
             held.append(block)
-        self._enter(request, tokens)
 
-    def _enter(self, request: Request, tokens: int) -> None:
+    def enter(self, request: Request, tokens: int) -> None:
+        """Enter the full blocks of a request's first `tokens` tokens."""
         first, full = self._entered[request], tokens // self.block_tokens
         if first >= full:
             return

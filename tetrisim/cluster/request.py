@@ -65,3 +65,15 @@ class Request:
         self.prefill_instance = self.decode_instance = NEVER
         self.prefill_start = self.first_token = self.last_token = NEVER
         self.transfer_start = self.transfer_end = self.decode_start = self.finish = NEVER
+
+    def begin_prefill(self, now: int, instance: int) -> None:
+        """Note where and when the prefill starts; a later one, after a preemption, does not count."""
+        if self.prefill_start == NEVER:
+            self.prefill_start = now
+            self.prefill_instance = instance
+
+    def begin_decode(self, now: int, instance: int) -> None:
+        """The same of the decode."""
+        if self.decode_start == NEVER:
+            self.decode_start = now
+            self.decode_instance = instance

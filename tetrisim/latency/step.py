@@ -3,6 +3,7 @@
 t = host(seqs) + layers * (linear(T) + attention + collectives(T)) + embedding(T) + head(seqs), design section 5.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 import numpy as np
@@ -52,6 +53,12 @@ class DecodeRow:
         """For each segment the skew correction's ticks at the lower end, and its slope."""
         self.measured: list[float] = []
         self.estimated: list[float] = []
+
+    def unevenness(self, longest: int) -> tuple[int, int, int]:
+        """The skew correction at `longest` (n times the longest context), its slope, and how far that slope holds."""
+        at = bisect_right(self.knots, longest) - 1
+        base, slope = self.uneven[at]
+        return base + slope * (longest - self.knots[at]), slope, self.knots[at + 1] - longest
 
 
 class StepTimer:

@@ -27,16 +27,23 @@ class Batching(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenBudget:
-    """vLLM V1 and Sarathi: decodes first, then prompts in order, each cut to what is left of the budget."""
+    """vLLM V1 and Sarathi: decodes first, then prompts in order, each cut to what is left of the budget.
+
+    With `long_prefill`, requests are admitted behind unfinished prompts; all running ones then go in order of admission.
+    """
 
     budget: int
     long_prefill: int = sys.maxsize
+    chunked: bool = True
     mixes: bool = True
     padded: int = 0
 
     def prefill_tokens(self, remaining: int, scheduled: int) -> int:
-        """At most `long_prefill` tokens of one request a step, at most `budget` in all."""
-        return min(remaining, self.budget - scheduled, self.long_prefill)
+        """At most `long_prefill` tokens of one request a step, at most `budget` in all; not `chunked`: all or none."""
+        take, room = min(remaining, self.long_prefill), self.budget - scheduled
+        if take > room:
+            take = room if self.chunked else 0
+        return take
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class PoolSpec:
     max_num_batched_tokens: int | None = None
     chunk_tokens: int = 512
     long_prefill_tokens: int | None = None
+    async_scheduling: bool = False
+    """Whether the next step is planned while one runs: arrivals and freed seats then count a step later."""
     # the queue before prefill, the gate before decode
     queue: str = "fcfs"
     queue_batch: int = 16
@@ -60,6 +62,8 @@ class PoolSpec:
             raise ValueError("memory_utilization: expected above 0 and at most 1")
         if not 0 <= self.watermark < 1:
             raise ValueError("watermark: expected a fraction of the KV blocks below 1")
+        if self.async_scheduling and self.role != "hybrid":
+            raise ValueError(f"async_scheduling: expected in a hybrid pool, not in a {self.role} pool")
         budget, seqs = self.max_num_batched_tokens, self.max_num_seqs
         if self.batching == "token-budget" and budget is not None and seqs is not None and budget < seqs:
             raise ValueError(

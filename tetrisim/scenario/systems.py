@@ -29,7 +29,7 @@ SYSTEMS: dict[str, System] = {
     # vLLM's present scheduler: one token budget a step, running requests first, prompts chunked to what is left.
     "vllm-v1": System(
         "vLLM V1: one token budget a step, chunked prefill beside decodes",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True}},
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
         cluster={"route": "least-loaded"},
     ),
     # Sarathi-Serve: V1's rule at a small budget that bounds the time between tokens.
