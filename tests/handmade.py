@@ -41,6 +41,7 @@ def three_requests(system: str = "vllm-v1") -> Result:
             "busy_s": np.array([0.9, 0.0]),
             "steps": np.array([4, 0]),
         },
+        flip_columns={},
         gap_columns={
             "first_s": np.array([0.040]),
             "slope_s": np.array([0.020]),
@@ -89,6 +90,7 @@ def nothing_completed() -> Result:
         base,
         request_columns=rows,
         instance_columns=instances,
+        flip_columns={},
         gap_columns=gaps,
         time_shares={"measured": 0.0, "interpolated": 0.0, "estimated": 0.0},
     )

@@ -13,6 +13,7 @@ from tetrisim.cluster.engine import Engine
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.kvcache import KVCache, PrefixCache
 from tetrisim.cluster.monitor import Broadcast, FlipWatch
+from tetrisim.cluster.predictor import Predictor
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER
@@ -23,11 +24,13 @@ from tetrisim.latency.build import build_timer
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import FOREVER, StepTimer
 from tetrisim.policies.registry import find_policy
-from tetrisim.scenario.cluster import PoolSpec
+from tetrisim.scenario.cluster import PoolSpec, PredictorSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.memory import kv_blocks
 from tetrisim.scenario.model import load_model
 from tetrisim.scenario.scenario import Scenario
+
+_NO_PREDICTOR = Predictor(PredictorSpec())
 
 
 class Cluster:
@@ -46,6 +49,9 @@ class Cluster:
         self._timers: dict[tuple[str, int], StepTimer] = {}
         self._sources: dict[str, None] = {}
         self._pools: dict[int, PoolSpec] = {}
+        self._predictor = Predictor(scenario.cluster.predict)
+        self._drained: dict[Instance, int] = {}
+        """Instances that are to change role, and since when."""
         self.most_tokens = self.model.max_positions
         """Tokens of the longest request that can be served."""
         self.limit = f"the positions of {self.model.name}"
@@ -95,7 +101,7 @@ class Cluster:
             )
             self._timers[key] = timer
             self._sources[source] = None
-        instance.equip(engine, self._timers[key])
+        instance.equip(engine, self._timers[key], self._predictor if pool.role == "prefill" else _NO_PREDICTOR)
         if instance.timer.skewed:
             engine.batch.track_longest()
         self._pools[instance.number] = pool
@@ -131,16 +137,27 @@ class Cluster:
         own = self._pools[instance.number]
         pool = replace(pool, gpu=own.gpu, tensor_parallel=own.tensor_parallel)
         self.equip(instance, pool, f"cluster.pools.{index}")
+        now = self.env.now
         instance.flips += 1
-        instance.idle_since = self.env.now
-        instance.available_from = self.env.now + ticks(self.scenario.cluster.flip.cost_s)
+        instance.draining = False
+        instance.idle_since = now
+        instance.available_from = now + ticks(self.scenario.cluster.flip.cost_s)
+        drained = self._drained.pop(instance, now)
+        self.recorder.flips.append((instance.number, role, drained, now, instance.available_from))
+        self.join_roles()
+
+    def drain(self, instance: Instance) -> None:
+        """Give an instance nothing new: it is to change role when it is empty."""
+        instance.draining = True
+        self._drained[instance] = self.env.now
         self.join_roles()
 
     def join_roles(self) -> None:
-        """Tell scheduler and dispatcher which instances they have; called again after each flip."""
-        self.scheduler.index.change([i for i in self.instances if i.role in ("prefill", "hybrid")])
+        """Tell scheduler and dispatcher which instances they have; called again at each drain and flip."""
+        open_ones = [i for i in self.instances if not i.draining]
+        self.scheduler.index.change([i for i in open_ones if i.role in ("prefill", "hybrid")])
         if self.links is not None:
-            self.dispatcher.change([i for i in self.instances if i.role == "decode"])
+            self.dispatcher.change([i for i in open_ones if i.role == "decode"])
             for instance in self.dispatcher.members:
                 self.broadcast.watch(instance)
 
@@ -160,12 +177,13 @@ class Cluster:
                 self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place")
             )
             size = self.model.kv_bytes_per_token(self.scenario.dtype)
-            self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size)
+            self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size, self.model.layers)
             for instance in self.instances:
                 instance.on_prefilled = self.dispatcher.dispatch
             self.dispatcher.index = self.scheduler.index
             if spec.flip.policy != "never":
-                watch = FlipWatch(self.env, self.instances, spec.flip, flips, self.flip)
+                watch = FlipWatch(self.env, self.instances, spec.flip, flips, self.broadcast)
+                watch.flip, watch.drain = self.flip, self.drain
                 watch.running = lambda: self.scheduler.active
                 watch.start()
         self.join_roles()

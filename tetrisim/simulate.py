@@ -13,7 +13,7 @@ import numpy as np
 from tetrisim import streams
 from tetrisim.assemble import Cluster, assemble
 from tetrisim.cluster.clock import ticks
-from tetrisim.cluster.request import Request
+from tetrisim.cluster.request import NEVER, Request
 from tetrisim.errors import ProfileError, ScenarioError
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.scenario import Scenario
@@ -36,6 +36,8 @@ class Result:
     flips, kv_blocks.
     `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j
     from 0), `steps`, and `weight`, the number of sequences that waited that gap.
+    `flip_columns`: a change of role each: instance, role (the new one), drain_s (from then on it was given nothing new),
+    flip_s, ready_s.
     `time_shares`: seconds of step time by source: measured, interpolated, estimated.
     `provenance`: one line for each latency table used.
     """
@@ -44,6 +46,7 @@ class Result:
     request_columns: Columns
     instance_columns: Columns
     gap_columns: Columns
+    flip_columns: Columns
     time_shares: dict[str, float]
     provenance: tuple[str, ...]
     simulated_s: float
@@ -64,13 +67,13 @@ class Result:
         return pd.DataFrame(self.instance_columns)
 
 
-def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False) -> Result:
+def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False, trace: Trace | None = None) -> Result:
     """Run a scenario to its end (or horizon). Nothing outside the scenario's own files has a say in the result.
 
     `exact_steps` turns windows off (design, section 4): the same rows, one event a step. `strict` refuses step times
-    that were not measured (ProfileError).
+    that were not measured (ProfileError). `trace` replaces the requests of the scenario's workload.
     """
-    trace = build(scenario.workload, scenario.seed)
+    trace = build(scenario.workload, scenario.seed) if trace is None else trace
     cluster = assemble(scenario, exact_steps, trace.hash_block_tokens)
     if strict and not cluster.measured:
         raise ProfileError(
@@ -79,14 +82,16 @@ def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False
     until = inf if scenario.horizon_s is None else ticks(scenario.horizon_s)
     wall_s = _run(scenario, cluster, _requests(scenario, trace, cluster))
     shares = cluster.time_shares()
+    names = [instance.name for instance in cluster.instances]
     if strict and shares["estimated"] > 0:
         share = shares["estimated"] / sum(shares.values())
         raise ProfileError("profile", f"{share:.2%} of the step time lies outside the measured tables", "none of it")
     return Result(
         scenario=scenario,
-        request_columns=cluster.recorder.request_columns([instance.name for instance in cluster.instances], until),
+        request_columns=cluster.recorder.request_columns(names, until),
         instance_columns=cluster.instance_columns(),
         gap_columns=cluster.recorder.gap_columns(),
+        flip_columns=cluster.recorder.flip_columns(names),
         time_shares=shares,
         provenance=cluster.provenance,
         simulated_s=_end(scenario, cluster),
@@ -104,7 +109,11 @@ def _run(scenario: Scenario, cluster: Cluster, requests: Iterator[Request]) -> f
     try:
         cluster.recorder.requests.extend(requests)
         started = time.perf_counter()
-        cluster.scheduler.start()
+        workload = scenario.workload
+        if workload.concurrency is None:
+            cluster.scheduler.start()
+        else:
+            cluster.scheduler.start_loop(workload.concurrency, ticks(workload.think_s))
         cluster.env.run(None if scenario.horizon_s is None else ticks(scenario.horizon_s))
         for instance in cluster.instances:
             instance.settle(cluster.env.now)
@@ -132,7 +141,15 @@ def _requests(scenario: Scenario, trace: Trace, cluster: Cluster) -> Iterator[Re
         longest = int(trace.prompt_tokens.max() + trace.output_tokens.max())
         raise ScenarioError("workload.trace", f"no request of {trace.name} can ever be served (up to {longest} tokens)",
                             f"requests of at most {cluster.most_tokens} tokens: {cluster.limit}")  # fmt: skip
-    return _generate(trace, predicted, refused, scenario.cluster.place.heavy_tokens)
+    requests = _generate(trace, predicted, refused, scenario.cluster.place.heavy_tokens)
+    return requests if scenario.workload.concurrency is None else _not_yet(requests)
+
+
+def _not_yet(requests: Iterator[Request]) -> Iterator[Request]:
+    """Requests of a closed loop: when they come is for the run to say."""
+    for request in requests:
+        request.arrival = NEVER
+        yield request
 
 
 def _generate(trace: Trace, predicted: np.ndarray, refused: np.ndarray, heavy_tokens: int) -> Iterator[Request]:

@@ -66,6 +66,7 @@ def test_a_random_life_of_joins_leaves_and_steps(data, block):
             output, guess = shown + data.draw(st.integers(1, 20)), data.draw(st.integers(0, 30))
             request = back.request if back else Request(number, 0, prompt, output, guess)
             number += 1
+            request.sequence = number
             if back:
                 prompt, shown, output, guess = back.context, request.generated, request.output, request.predicted
             else:
@@ -97,7 +98,8 @@ def test_a_random_life_of_joins_leaves_and_steps(data, block):
 def test_a_batch_by_hand():
     batch = DecodeBatch(4)
     first, second = Request(0, 0, 3, 10, 6), Request(1, 0, 8, 3, 3)
-    first.generated = second.generated = 1
+    first.generated = second.generated = first.sequence = 1
+    second.sequence = 2
     batch.join(first, 3)  # one token more fits its block, the next one opens a block
     batch.join(second, 8)  # its two blocks are full
     assert (batch.n, batch.context) == (2, 11)

@@ -16,7 +16,7 @@ def request(number, prompt, hash_ids=(), output=8):
 def prefilled(kv, made):
     """Admit a whole prompt; returns how many of its tokens were found."""
     cached = kv.cached(made)
-    assert kv.fits(made, cached, 0)
+    assert kv.fits(made, made.target, 0)
     kv.admit(made, cached, made.target - cached)
     kv.check()
     made.computed = made.target
@@ -36,26 +36,29 @@ def test_a_request_takes_the_blocks_that_its_tokens_begin():
     kv.admit(made, 0, 20)
     assert kv.free == 8
     made.computed = 20
-    kv.extend(made, 12)  # 32 tokens still fit two blocks
+    kv.extend(made, 20, 12, False)  # 32 tokens still fit two blocks
     assert kv.free == 8
     made.computed = 32
-    kv.extend(made, 1)
+    kv.extend(made, 32, 1, False)
     assert kv.free == 7
     kv.release(made, 33)
     assert kv.free == 10
 
 
-def test_a_prompt_fits_only_whole_beside_what_is_promised_and_reserved():
-    kv = KVCache(4, 16, reserve=1)
-    assert kv.fits(request(0, 48), 0, 0)
-    assert not kv.fits(request(0, 49), 0, 0)
-    assert not kv.fits(request(0, 48), 0, 1)
+def test_a_request_fits_beside_what_is_kept_for_others():
+    kv = KVCache(3, 16)
+    assert kv.fits(request(0, 48), 48, 0)
+    assert not kv.fits(request(0, 49), 49, 0)
+    assert not kv.fits(request(0, 48), 48, 1)
+    assert kv.fits(request(0, 48), 32, 1)
 
 
 def test_a_batch_grows_as_many_blocks_as_its_members_begin():
     kv, batch = KVCache(10, 4), DecodeBatch(4)
     for number, context in enumerate((4, 5)):
-        batch.join(request(number, context), context)
+        made = request(number, context)
+        made.sequence = number
+        batch.join(made, context)
     kv.grow(batch, [], 4)  # 4 -> 8 begins one block, 5 -> 9 begins one
     assert kv.free == 8
 
@@ -109,10 +112,10 @@ def test_found_blocks_cost_nothing_while_somebody_holds_them():
     prefilled(kv, first)
     again = request(1, 13, (1, 2, 3))
     assert kv.free == 1
-    assert kv.fits(again, kv.cached(again), 0)  # three shared, one new
+    assert kv.fits(again, 13, 0)  # three shared, one new
     released(kv, first)
-    assert kv.fits(again, kv.cached(again), 0)  # the same three come off the free list
-    assert not kv.fits(again, kv.cached(again), 1)
+    assert kv.fits(again, 13, 0)  # the same three come off the free list
+    assert not kv.fits(again, 13, 1)
 
 
 def test_the_oldest_freed_goes_first_and_of_one_request_its_tail():
@@ -169,3 +172,21 @@ def test_a_recomputed_request_finds_its_own_blocks():
     assert kv.cached(made) == 8
     stranger = request(1, 11, (1,))
     assert kv.cached(stranger) == 4  # what another has generated is its own
+
+
+def test_what_a_decode_fills_is_found_one_step_later_while_its_token_is_on_the_way():
+    kv, batch = PrefixCache(8, 4, 0, 4), DecodeBatch(4)
+    kv.lag = 1
+    made = request(0, 6)
+    prefilled(kv, made)
+    made.generated = 1
+    batch.join(made, 6)
+    found = []
+    for _ in range(3):
+        kv.grow(batch, [made], 1)
+        batch.advance(1)
+        again = request(0, 30)  # the names of generated blocks go by the number of the request
+        found.append(kv.cached(again))
+    assert found == [4, 4, 8]  # the second step fills the second block, with a token that the third is planned without
+    kv.enter(made, 9)
+    assert kv.held(made, 9) == 3

@@ -79,3 +79,21 @@ def test_nobody_flips_before_a_minute_of_idleness(monkeypatch, tmp_path):
 def test_nobody_flips_while_the_other_role_has_nothing_to_do(monkeypatch, tmp_path):
     result = flipped(monkeypatch, tmp_path, [(0, 1, 2), (100_000, 1, 2)], prefill={"instances": 2})
     assert result.instances.flips.sum() == 0
+
+
+def test_an_instance_that_is_to_change_role_is_given_nothing_new_and_changes_when_it_is_empty(monkeypatch, tmp_path):
+    # Steps of a second. At 60 s both prefill instances have worked for less than 6 s, the decode instance for 59 s:
+    # prefill-0, which has just begun the prompt of 59.4 s, is to go. What comes at 60.1 s and 60.2 s is prefill-1's,
+    # one after the other; prefill-0 is empty at 60.4 s, and the report of 60.5 s shows it.
+    watermark = {**FLIP, "policy": "watermark"}
+    rows = [(0, 1, 200), (59_400, 1, 1), (60_100, 1, 1), (60_200, 1, 1)]
+    use_timer(monkeypatch, step_s=1.0, token_s=0.0)
+    pools = {"prefill": {"instances": 2, "queue": "fcfs", "chunk_tokens": 1}}
+    result = simulate(scenario(tmp_path, rows, **split(flip=watermark, **pools)))
+    assert result.requests.prefill_instance.tolist() == ["prefill-0", "prefill-0", "prefill-1", "prefill-1"]
+    assert in_ms(result, "finish_s")[1:] == [60_400, 61_100, 62_100]
+    assert result.instances.role.tolist() == ["decode", "prefill", "decode"]
+    assert result.instances.flips.tolist() == [1, 0, 0]
+    flip = {name: column.tolist() for name, column in result.flip_columns.items()}
+    assert flip == {"instance": ["prefill-0"], "role": ["decode"], "drain_s": [60.0], "flip_s": [60.5],
+                    "ready_s": [60.506]}  # fmt: skip

@@ -1,7 +1,7 @@
 """KV on the link: size over bandwidth plus latency, to the tick, one transfer at a time through each port."""
 
 import pytest
-from simulate.by_hand import in_ms, scenario, split, use_timer
+from simulate.by_hand import KV_BYTES, in_ms, scenario, split, use_timer
 
 from tetrisim.simulate import simulate
 
@@ -61,3 +61,21 @@ def test_the_prompts_blocks_stay_at_the_prefill_instance_until_they_are_sent(tmp
     # Room for one prompt of 16 tokens: the second begins when the first has left (10 + 2 + 16 ms).
     result = run(tmp_path, [(0, 16, 2), (0, 16, 2)], prefill={"kv_blocks": 5})
     assert in_ms(result, "prefill_start_s") == [0, 28]
+
+
+@pytest.mark.parametrize(("granularity", "left_ms"), [("request", 40), ("chunk", 20), ("layer", 40 - (30 - 30 / 36))])
+def test_what_is_sent_beside_the_prefill_is_not_left_for_its_end(tmp_path, granularity, left_ms):
+    # 40 tokens in chunks of 16, 16 and 8 take 30 ms, and 40 ms on the link. By chunk the link has worked since 10 ms,
+    # by layer since 10/12 ms: a twelfth of the first chunk.
+    link = {"bandwidth": f"{KV_BYTES} kB/s", "latency": "2 ms", "granularity": granularity}
+    result = run(tmp_path, [(0, 40, 2)], kv_link=link)
+    assert in_ms(result, "first_token_s") == in_ms(result, "transfer_start_s") == [30]
+    assert in_ms(result, "transfer_end_s") == pytest.approx([32 + left_ms])
+
+
+@pytest.mark.parametrize(("granularity", "left_ms"), [("chunk", 8), ("layer", 8 / 12)])
+def test_over_a_fast_link_the_last_piece_is_left(monkeypatch, tmp_path, granularity, left_ms):
+    use_timer(monkeypatch, step_s=0.1, token_s=0.0)  # a chunk takes 100 ms, so the link is done with the one before
+    link = {"bandwidth": f"{KV_BYTES} kB/s", "latency": "2 ms", "granularity": granularity}
+    result = run(tmp_path, [(0, 40, 2)], kv_link=link)
+    assert in_ms(result, "transfer_end_s") == pytest.approx([302 + left_ms])

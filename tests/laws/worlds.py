@@ -69,7 +69,10 @@ def workloads(draw: st.DrawFn) -> Document:
     if arrivals in ("constant", "poisson"):
         workload["rate"] = draw(st.sampled_from(["200 /s", "2000 /s"]))
     if arrivals == "closed-loop":
-        workload |= {"concurrency": draw(st.sampled_from([1, 2, 5, 40])), "think": draw(st.sampled_from(["0 s", "2 ms"]))}
+        workload |= {
+            "concurrency": draw(st.sampled_from([1, 2, 5, 40])),
+            "think": draw(st.sampled_from(["0 s", "2 ms"])),
+        }
     return workload
 
 
@@ -109,6 +112,10 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
         if preset.get("batching") == "prefill-first":
             pool["max_num_batched_tokens"] = draw(st.sampled_from([96, 512]))
     cluster: Document = {"gpu": draw(st.sampled_from(["l40s", "h100-sxm"])), "pools": pools}
+    if SYSTEMS[name].pools.keys() != {"hybrid"}:
+        cluster["predict"] = {"mode": draw(st.sampled_from(["free", "parallel", "sequential"])), "cost": 0.37}
+        granularity = draw(st.sampled_from(["request", "chunk", "layer"]))
+        cluster["kv_link"] = {"bandwidth": "200 Gbit/s", "latency": "5 us", "granularity": granularity}
     cluster.update((settings or {}).get("cluster", {}))
     document: Document = {
         "model": draw(st.sampled_from(["opt-125m", "llama-3.1-8b"])),

@@ -166,14 +166,52 @@ def test_a_classifier_is_right_as_often_as_stated_and_otherwise_one_range_off():
     assert (off[~lowest] == 1).sum() / (off[~lowest] != 0).sum() == pytest.approx(0.5, abs=0.02)
 
 
+def test_the_bias_of_a_classifier_says_which_way_it_errs_and_the_drift_how_much_it_loses():
+    outputs = np.full(40_000, 550)
+    spec = PredictorSpec(policy="bucket", granularity_tokens=100, accuracy=0.8, bias=0.5, drift=0.6)
+    off = (prediction.bucket(outputs, spec, np.random.default_rng(3)) - 500) // 100
+    assert (off == 1).sum() / (off != 0).sum() == pytest.approx(0.75, abs=0.02)
+    assert (off[:4000] == 0).mean() == pytest.approx(0.77, abs=0.02)  # 0.80 at the first, 0.74 a tenth of the way on
+    assert (off[-4000:] == 0).mean() == pytest.approx(0.23, abs=0.02)
+
+
+def test_a_useless_predictor_keeps_the_spread_of_lengths_and_knows_nothing_of_each():
+    outputs = np.random.default_rng(4).integers(0, 1000, 40_000)
+    spec = PredictorSpec(policy="shuffled", granularity_tokens=100)
+    guess = prediction.shuffled(outputs, spec, np.random.default_rng(5))
+    assert sorted(guess.tolist()) == sorted((outputs // 100 * 100).tolist())
+    assert np.corrcoef(outputs, guess)[0, 1] == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("busy", "peers", "others", "flips"),
+    [(0.09, 2, 0.91, True), (0.1, 2, 0.91, False), (0.09, 2, 0.9, False), (0.09, 1, 0.91, False)],
+)
+def test_a_nearly_idle_instance_changes_sides_when_the_other_role_is_nearly_full(busy, peers, others, flips):
+    view = SimpleNamespace(busy=busy, peers=peers, other_role_busy=others)
+    assert flipping.watermark(view, FlipSpec()) is flips
+
+
 @pytest.mark.parametrize(
     ("idle_s", "peers", "busy", "flips"),
     [(60.0, 2, True, True), (59.9, 2, True, False), (60.0, 1, True, False), (60.0, 2, False, False)],
 )
 def test_an_instance_flips_after_a_minute_with_a_peer_and_work_on_the_other_side(idle_s, peers, busy, flips):
-    view = SimpleNamespace(idle_s=idle_s, peers=peers, other_role_busy=busy)
+    view = SimpleNamespace(idle_s=idle_s, peers=peers, other_role_works=busy)
     assert flipping.idle(view, FlipSpec()) is flips
     assert not flipping.never(view, FlipSpec())
+
+
+def test_both_draws_of_power_of_two_may_be_the_first_member():
+    """Members 0 and 1 have room, 2 has none: each of the two is chosen by its own load, however they are drawn."""
+    full, heavy, light = (SimpleNamespace(free_tokens=free, capacity_tokens=100, heavy=number, light=0)
+                          for free, number in ((0, 0), (100, 5), (100, 1)))  # fmt: skip
+    view = SimpleNamespace(count=3, snapshot=lambda member: (light, heavy, full)[member])
+    request = SimpleNamespace(prompt=10, predicted=0, heavy=True)
+    rng = random.Random(1)
+    chosen = [placement.power_of_two(view, request, rng) for _ in range(3000)]
+    # The heavier one only when both draws fall on it.
+    assert chosen.count(1) / 3000 == pytest.approx(0.25, abs=0.06)
 
 
 def test_a_policy_of_ones_own_is_named_by_module_and_function():

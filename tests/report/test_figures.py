@@ -2,7 +2,8 @@ import matplotlib.image
 import pytest
 from handmade import nothing_completed, served, three_requests
 
-from tetrisim.report.figures import PALETTE, latency_figure, save_latency
+from tetrisim.report.figures import latency_figure, save_latency
+from tetrisim.report.style import PALETTE
 from tetrisim.scenario.slo import SloSpec
 
 SYSTEMS = ("vllm-v0", "vllm-v1", "tetriinfer")

@@ -45,9 +45,14 @@ def read_scenario(path: str, settings: Sequence[str]) -> "Scenario":
 
     # A policy of the user's own, named module:function, is looked for beside the scenario and here.
     sys.path[:0] = [str(Path(path).parent.resolve()), str(Path.cwd())]
-    changes = dict(_setting(text) for text in settings)
+    changes = parse_settings(settings)
     scenario = load(path)
     return override(scenario, changes) if changes else scenario
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, object]:
+    """Each KEY=VALUE of `--set`, as `override` takes them."""
+    return dict(_setting(text) for text in settings)
 
 
 def _setting(text: str) -> tuple[str, object]:

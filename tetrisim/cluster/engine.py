@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable
 
 from tetrisim.cluster.batch import DecodeBatch
+from tetrisim.cluster.gate import GateView
 from tetrisim.cluster.kvcache import KVCache
-from tetrisim.cluster.limited import LimitedPrefill
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.request import NEVER, Request
-from tetrisim.policies.batching import Batching
+from tetrisim.policies.batching import Batching, TokenBudget
 from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.cluster import PoolSpec
 
@@ -50,11 +50,9 @@ class Engine:
         self.role = pool.role
         # A prefill instance takes a prompt's blocks at once: it keeps them until the KV has been sent anyway.
         self._whole_prompts = pool.role == "prefill"
-        self._swap_room = 0
-        if pool.preemption == "swap":
-            self._swap_room = sys.maxsize  # in blocks; narrowed by limit_swap
+        self._swap_room = sys.maxsize if pool.preemption == "swap" else 0  # in blocks; narrowed by limit_swap
         self._admit = admit
-        self._view = _View(self)
+        self._view = GateView(self.batch, kv)
         self._changed = True
         self.grown = False
         """Whether the step just planned runs the decoding batch beside (or instead of) prefill, its blocks taken."""
@@ -65,18 +63,16 @@ class Engine:
         self.preempted: list[Request] = []
         """Requests preempted by the step just planned."""
         self.interrupted: list[Request] = []
-        """Requests whose decoding the step just planned leaves out: preempted, or without tokens."""
+        """Those of them that were decoding."""
         self.lags = pool.async_scheduling
         """Whether the next step is planned before the outputs of this one are known."""
         kv.lag = int(self.lags)
         self.leaving: dict[Request, int] = {}
         """With their tokens, requests that have finished and keep seat and blocks while the next step is planned."""
         self.whole_prompts_fit = True
-        """Whether a request is admitted only when there are blocks for all that it is to compute, not only its chunk.
-
-        vLLM's scheduler_reserve_full_isl, by default set.
-        """
-        self._limit = LimitedPrefill.of(batching)
+        """Whether a request's whole prompt must fit to be admitted, not its chunk (scheduler_reserve_full_isl)."""
+        # vLLM V1's limit on long prefills does not hold for a request that is alone.
+        self._limited = batching if isinstance(batching, TokenBudget) and batching.limits else None
 
     def limit_swap(self, blocks: int) -> None:
         """Room in the swap space, in blocks."""
@@ -95,8 +91,7 @@ class Engine:
         first = not self.received
         self.queued += 1
         self.received.append(request)
-        if first:
-            self._changed = True  # behind others it changes nothing: they are tried first
+        self._changed |= first  # behind others it changes nothing: they are tried first
         return first and len(self.running) < self.seats
 
     def plan(self) -> list[Piece]:
@@ -108,7 +103,7 @@ class Engine:
         if self.role == "prefill":
             self._admit_waiting(pieces, self._extend_partials(pieces, 0) if self.partials else 0)
             return pieces
-        if self.joined or self.preempted or self.interrupted:
+        if self.joined or self.preempted:
             self.joined = []
             self.preempted = []
             self.interrupted = []
@@ -129,28 +124,51 @@ class Engine:
     def _plan_mixed(self, pieces: list[Piece]) -> None:
         """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
         kv, batch = self.kv, self.batch
-        if self._limit:
-            self._limit.begin(self)
-        in_order = self._limit if self.partials else None
+        if self._limited:
+            alone = len(self.running) + len(self.waiting) == 1
+            self.batching = self._limited.unlimited if alone else self._limited
+        # Where blocks are told apart, it matters who takes a free one before whose are taken away.
+        in_order = kv.ordered and batch.next_blocks() > kv.free
         if in_order:
-            scheduled = in_order.run(self, pieces)
+            scheduled = self._run_in_order(pieces)
         else:
             self._make_room()
             scheduled = batch.n
         open_seat = not self.preempted and len(self.running) < self.seats and self.waiting.form()
-        if not in_order:
-            if kv.ordered and batch.n and (self.partials or (open_seat and self._head_fits())):
-                kv.grow(batch, self.running, 1)  # before others take blocks: it decides which cached blocks go
-                self.grown = True
-            if self.partials:
-                scheduled = self._extend_partials(pieces, scheduled)
+        if kv.ordered and batch.n and not in_order and (self.partials or (open_seat and self._head_fits())):
+            kv.grow(batch, self.running, 1)  # before others take blocks: it decides which cached blocks go
+            self.grown = True
+        if self.partials and not in_order:
+            scheduled = self._extend_partials(pieces, scheduled)
         if open_seat and not self.preempted:
             self._admit_waiting(pieces, scheduled)
         if pieces and batch.n and not self.grown:
             kv.grow(batch, self.running, 1)
             self.grown = True
-        elif not pieces and not self.preempted and (self.swapped or self._changed):
+        elif not (pieces or self.grown or self.preempted) and (self.swapped or self._changed):
             self._resume()
+
+    def _run_in_order(self, pieces: list[Piece]) -> int:
+        """Running requests strictly in order of admission, each with its blocks; returns their tokens."""
+        # There are always enough: nobody is admitted but with tokens left over, and later no one before needs more.
+        kv, running, step, scheduled = self.kv, self.running, self.batch.step_no, 0
+        for request in tuple(running):
+            decoding = request.finish_step != NEVER
+            if request not in running or request in self.leaving:
+                continue
+            computed = request.base + step if decoding else request.computed
+            take = 1 if decoding else self.batching.prefill_tokens(request.target - computed, scheduled)
+            need = kv.blocks(computed + take) - kv.blocks(computed)
+            while need > kv.free and request in running:
+                self._preempt(next(reversed(running)))
+            if request not in running:
+                break
+            kv.extend(request, computed, take, decoding)
+            if take > 0 and not decoding:
+                pieces.append((request, take))
+            scheduled += take
+        self.grown = self.batch.n > 0
+        return scheduled
 
     def _head_fits(self) -> bool:
         head = self.waiting.ordered[0]
@@ -183,7 +201,7 @@ class Engine:
             if not self._whole_prompts:
                 need = kv.blocks(request.computed + take) - kv.blocks(request.computed)
                 while need + self._promised() > kv.free and request in self.running:
-                    self.preempt(next(reversed(self.running)))
+                    self._preempt(next(reversed(self.running)))
                 if request not in self.running:
                     break
                 kv.extend(request, request.computed, take, False)
@@ -218,9 +236,8 @@ class Engine:
             scheduled += take
 
     def _seat(self, request: Request) -> None:
-        self._admitted += 1
-        request.sequence = self._admitted
         self.running[request] = None
+        self._admitted = request.sequence = self._admitted + 1
 
     def can_fill(self, tokens: int) -> bool:
         """Whether the waiting requests whose order is fixed fill a chunk's last `tokens` tokens, memory included."""
@@ -250,12 +267,12 @@ class Engine:
             need = 1 if request.finish_step != NEVER and (request.base + step) % size == 0 else 0
             while need > free and request in self.running:
                 before = kv.free
-                self.preempt(next(reversed(self.running)))
+                self._preempt(next(reversed(self.running)))
                 free += kv.free - before
             if request in self.running:
                 free -= need
 
-    def preempt(self, request: Request) -> None:
+    def _preempt(self, request: Request) -> None:
         """Take a running request's blocks away; it goes to the swap space, or back to the queue to be recomputed."""
         kv = self.kv
         del self.running[request]
@@ -381,13 +398,3 @@ class Engine:
     def idle(self) -> bool:
         """Nothing queued and nothing running."""
         return not (self.running or self.queued)
-
-
-class _View:
-    """What an admission policy sees of the engine; the two numbers are set anew before it is asked."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.running = self.free_blocks = 0
-        self.blocks = engine.kv.blocks
-        self.growth = engine.batch.growth
-        self.shortest_remaining = engine.batch.shortest_remaining

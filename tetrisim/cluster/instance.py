@@ -10,17 +10,16 @@ arrives during that one nor the seats and blocks that it sets free.
 from bisect import bisect_right
 from collections.abc import Callable
 
-from tetrisim.cluster.chunks import run_on
+from tetrisim.cluster.chunks import run_on, step_ticks
 from tetrisim.cluster.clock import STEP, WAKE, Alarm, Clock
 from tetrisim.cluster.engine import Engine, Piece
 from tetrisim.cluster.gaps import TokenGaps
 from tetrisim.cluster.load import DecodeLoad, LoadSnapshot
+from tetrisim.cluster.predictor import Predictor
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
 from tetrisim.cluster.window import length, steps_before
 from tetrisim.latency.step import FOREVER, DecodeRow, StepTimer
-
-_NOTHING: Piece = (Request(NEVER, 0, 0, 0, 0), 0)
 
 
 def _ignore(instance: "Instance") -> None:
@@ -34,19 +33,18 @@ class Instance:
         "_cut", "_exact", "_first", "_gaps", "_horizon", "_lag", "_last_chunk", "_late", "_news", "_pending", "_pieces",
         "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm", "_start",
         "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks",
-        "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name", "number",
-        "on_broadcast", "on_finished", "on_prefilled", "role", "snapshot", "snapshot_until", "swap_ticks_per_block",
-        "timer",
+        "draining", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name",
+        "number", "on_broadcast", "on_finished", "on_prefilled", "predictor", "role", "snapshot", "snapshot_until",
+        "swap_ticks_per_block", "timer",
     )  # fmt: skip
 
     def __init__(
         self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool, horizon: bool
     ) -> None:
-        self.env = env
-        self.number = number
-        self.name = name
+        self.env, self.number, self.name = env, number, name
         self.engine: Engine
         self.timer: StepTimer
+        self.predictor: Predictor
         self.role = self.gpu = ""
         self.gpus = self.swap_ticks_per_block = 0
         self.on_prefilled: Callable[[Instance, Request], None]
@@ -79,6 +77,8 @@ class Instance:
         self._prefill_steps = self._woke = self.busy_ticks = self.flips = 0
         self.first_work = self.last_work = NEVER
         self.available_from = self.idle_since = 0
+        self.draining = False
+        """Given nothing new, since it is to change role (see monitor.py)."""
         self.assigned = 0
         """Requests that are here or on their way, KV waiting to be sent included."""
         self.load = DecodeLoad()
@@ -126,11 +126,11 @@ class Instance:
         """Engine steps so far."""
         return self._prefill_steps + self.engine.batch.step_no
 
-    def equip(self, engine: Engine, timer: StepTimer) -> None:
+    def equip(self, engine: Engine, timer: StepTimer, predictor: Predictor) -> None:
         """Put an engine in (at a change of role: another one)."""
         if self.role:
             self._prefill_steps = self.steps
-        self.engine, self.timer = engine, timer
+        self.engine, self.timer, self.predictor = engine, timer, predictor
         self.role = engine.role
         self._lag = int(engine.lags)
         self._last_chunk = NEVER
@@ -144,8 +144,12 @@ class Instance:
             self._gaps.emit(self._start, self._first, self._slope, self._steps, self.engine.batch.n, now)
             self.engine.advance(self._steps)
         if self._pending is not None and now > self._woke:
-            self.busy_ticks += now - self._woke
+            self.busy_ticks = self.busy(now)
             self._woke = self.last_work = now
+
+    def busy(self, now: int) -> int:
+        """Ticks at work so far."""
+        return self.busy_ticks + (0 if self._pending is None else max(0, now - self._woke))
 
     def _wake(self, now: int) -> None:
         """Start once all that happens at this moment has happened: now if nothing else is due now."""
@@ -212,18 +216,13 @@ class Instance:
     def _start_step(self, pieces: list[Piece], now: int) -> None:
         """One step with prefill in it."""
         engine = self.engine
-        grown = engine.grown
         self._last_chunk = NEVER
-        request, take = pieces[0] if pieces else _NOTHING
-        if len(pieces) == 1 and not grown:
+        for request, _ in pieces:
             request.begin_prefill(now, self.number)
-            padded = engine.batching.padded
-            if take == padded and self._runs_on:
-                ticks = self._chunks(pieces, now)
-            else:
-                ticks = self.timer.prefill(take if take > padded else padded, 1, take, request.computed)
+        if self._runs_on and len(pieces) == 1 and pieces[0][1] == engine.batching.padded:
+            ticks = self._chunks(pieces, now)
         else:
-            ticks = self._mixed(pieces, now)
+            ticks = step_ticks(engine, self.timer, pieces, self.predictor)
         if engine.moved_blocks:
             ticks += self._swap()
         self._pieces = pieces
@@ -232,20 +231,9 @@ class Instance:
         self._pending = alarm = self._step_alarm
         self.env.arm(alarm, now + ticks, self._priority)
 
-    def _mixed(self, pieces: list[Piece], now: int) -> int:
-        """The length of a step with several prefills, or with decodes beside prefill."""
-        engine, batch = self.engine, self.engine.batch
-        tokens = n = batch.n if engine.grown else 0
-        shapes: list[tuple[int, int]] = []
-        for request, take in pieces:
-            shapes.append((take, request.computed))
-            tokens += take
-            request.begin_prefill(now, self.number)
-        return self.timer.step(max(tokens, engine.batching.padded), shapes, n, batch.context, batch.longest())
-
     def _chunks(self, pieces: list[Piece], now: int) -> int:
         """The length of as many chunks of one prompt as can be run on as one event (see chunks.py)."""
-        ticks, chunks, shared, alone = run_on(self.engine, self.timer, pieces)
+        ticks, chunks, shared, alone = run_on(self.engine, self.timer, pieces, self.predictor)
         self._prefill_steps += chunks - 1
         if alone != NEVER:
             self._last_chunk = now + alone

@@ -46,12 +46,17 @@ class Broadcast:
 @dataclass(frozen=True, slots=True)
 class _Flip:
     idle_s: float
+    busy: float
     peers: int
-    other_role_busy: bool
+    other_role_works: bool
+    other_role_busy: float
 
 
 class FlipWatch:
-    """Asks the flip policy about each instance that has been idle for long enough; one pending event at most."""
+    """Asks the flip policy about each instance, at the latest once a period; one pending event at most.
+
+    An instance that is to change role while it has work is given nothing new, and changes once it is empty.
+    """
 
     def __init__(
         self,
@@ -59,14 +64,21 @@ class FlipWatch:
         instances: Sequence[Instance],
         spec: FlipSpec,
         policy: Callable[[FlipView, FlipSpec], bool],
-        flip: Callable[[Instance], None],
+        broadcast: Broadcast,
     ) -> None:
         self.env = env
         self._instances = instances
         self._spec = spec
         self._policy = policy
-        self._flip = flip
         self._after = ticks(spec.after_s)
+        self._report = broadcast.period
+        self._since = 0
+        self._worked = [0] * len(instances)
+        """Ticks at work up to the last full period."""
+        self._shares = [1.0] * len(instances)
+        """Share of the last full period at work; nobody is idle before the first has passed."""
+        self.flip: Callable[[Instance], None]
+        self.drain: Callable[[Instance], None]
         self.running: Callable[[], bool] = lambda: True
         """Whether anything is left to do; the watch ends with the run."""
 
@@ -78,18 +90,40 @@ class FlipWatch:
         if not self.running() or self.env.peek() == inf:
             return  # all done, or nothing is left to happen that could ever finish the rest
         now = alarm.at
+        self._measure(now)
         wait = self._after
         for instance in self._instances:
-            if instance.assigned:
-                continue
-            idle = now - instance.idle_since
-            if idle < self._after:
-                wait = min(wait, self._after - idle)
+            idle = 0 if instance.assigned else now - instance.idle_since
+            if instance.draining:
+                if instance.assigned:
+                    wait = min(wait, self._report)
+                else:
+                    self.flip(instance)
             elif self._policy(self._view(instance, idle), self._spec):
-                self._flip(instance)
+                if instance.assigned:
+                    self.drain(instance)
+                    wait = min(wait, self._report)
+                else:
+                    self.flip(instance)
+            elif 0 < idle < self._after:
+                wait = min(wait, self._after - idle)
         self.env.arm(alarm, now + wait, MONITOR)
 
+    def _measure(self, now: int) -> None:
+        """At the end of a period, how busy each instance was in it."""
+        if now - self._since >= self._after:
+            worked = [instance.busy(now) for instance in self._instances]
+            span = now - self._since
+            self._shares = [(new - old) / span for new, old in zip(worked, self._worked, strict=True)]
+            self._since, self._worked = now, worked
+
     def _view(self, instance: Instance, idle: int) -> FlipView:
-        peers = sum(other.role == instance.role for other in self._instances)
-        busy = any(other.role != instance.role and other.assigned for other in self._instances)
-        return _Flip(seconds(idle), peers, busy)
+        peers = sum(other.role == instance.role and not other.draining for other in self._instances)
+        others = [
+            (other, share)
+            for other, share in zip(self._instances, self._shares, strict=True)
+            if other.role != instance.role
+        ]
+        works = any(other.assigned for other, _ in others)
+        mean = sum(share for _, share in others) / len(others)
+        return _Flip(seconds(idle), self._shares[instance.number], peers, works, mean)

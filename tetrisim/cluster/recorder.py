@@ -16,16 +16,34 @@ Gap = tuple[float, float, int, int]
 """`first`, `slope`, `steps`, `weight`: so many sequences wait `first + slope * j` ticks for each next token."""
 
 
+Flip = tuple[int, str, int, int, int]
+"""Instance, its new role, and when it was given nothing new any more, changed role, and could work again."""
+
+
 class Recorder:
     """The rows of a run."""
 
-    __slots__ = ("_packed", "gaps", "requests")
+    __slots__ = ("_packed", "flips", "gaps", "requests")
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         """In order of arrival, those that have not arrived yet included."""
         self.gaps: list[Gap] = []
         self._packed: list[np.ndarray] = []
+        self.flips: list[Flip] = []
+
+    def flip_columns(self, names: list[str]) -> dict[str, np.ndarray]:
+        """One entry a change of role, in order of time."""
+        columns = list(zip(*self.flips, strict=True)) or [()] * 5
+        numbers, roles, *moments = columns
+        return {
+            "instance": np.array([names[number] for number in numbers], dtype=object),
+            "role": np.array(roles, dtype=object),
+            **{
+                name: np.array([seconds(at) for at in column], dtype=float)
+                for name, column in zip(("drain_s", "flip_s", "ready_s"), moments, strict=True)
+            },
+        }
 
     def pack(self) -> None:
         """Turn the gaps so far into an array, a fifth of their size; called now and then in a long run."""
@@ -52,7 +70,8 @@ class Recorder:
         rows = self.requests
         columns = {
             "request_id": np.array([row.id for row in rows], dtype=np.int64),
-            "arrival_s": np.array([seconds(row.arrival) for row in rows], dtype=float),
+            # In a closed loop that a horizon ended, some never came.
+            "arrival_s": np.array([seconds(row.arrival) if row.arrival != NEVER else np.nan for row in rows]),
             "prompt_tokens": np.array([row.prompt for row in rows], dtype=np.int64),
             "output_tokens": np.array([row.output for row in rows], dtype=np.int64),
             "predicted_tokens": np.array([row.predicted for row in rows], dtype=np.int64),

@@ -71,7 +71,9 @@ class LoadIndex:
 
     def shrink(self, number: int, load: int) -> None:
         """The instance of this number is done with some of its load."""
-        member = self._place[number]
+        member = self._place.get(number)
+        if member is None:
+            return  # it is to change role: its load no longer matters
         loads = self._loads
         loads[member] = left = loads[member] - load
         if len(loads) > FEW:
@@ -96,6 +98,8 @@ class Scheduler:
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
         self._alarm = Alarm(self._on_arrival)
+        self._pause = 0
+        """Ticks from one request's end to the next one's entry in a closed loop; 0 where arrivals are open."""
         self.unfinished = 0
         """Requests in the cluster."""
 
@@ -103,6 +107,18 @@ class Scheduler:
         """Take the recorder's requests as they arrive; those that cannot be served are marked rejected."""
         self._source = iter(self._recorder.requests)
         self._await()
+
+    def start_loop(self, concurrency: int, think: int) -> None:
+        """A closed loop: so many of the recorder's requests at once, and one more `think` ticks after each end.
+
+        One tick more, so that all which happens at the moment of the end has happened, by windows or by steps alike.
+        Whoever cannot be served is turned away at its entry, and the next in line enters at once.
+        """
+        self._source = iter(self._recorder.requests)
+        self._pause = think + 1
+        self._next = next(self._source, None)
+        for _ in range(concurrency):
+            self.env.arm(Alarm(self._on_entry), 0, ARRIVE)
 
     @property
     def active(self) -> bool:
@@ -119,6 +135,17 @@ class Scheduler:
         self._await()  # before anything starts: instances look whether more is to happen at this moment
         if request is None or request.rejected:
             return
+        self._admit(request)
+
+    def _on_entry(self, event: Alarm) -> None:
+        while (request := self._next) is not None:
+            request.arrival = event.at
+            self._next = next(self._source, None)
+            if not request.rejected:
+                self._admit(request)
+                return
+
+    def _admit(self, request: Request) -> None:
         if not request.id % PACK_EVERY:
             self._recorder.pack()
         self.unfinished += 1
@@ -134,6 +161,8 @@ class Scheduler:
     def finished(self, instance: Instance, request: Request) -> None:
         """A request has left the cluster."""
         self.unfinished -= 1
+        if self._pause and self._next is not None:
+            self.env.arm(Alarm(self._on_entry), request.finish + self._pause, ARRIVE)
         if instance.role == "hybrid":
             self.index.shrink(instance.number, 1)
         elif instance.role == "prefill":

@@ -115,11 +115,15 @@ class StepTimer:
         except IndexError:
             return self._total(tokens, sequences, seconds, inside)
 
-    def chunks(self, tokens: int, cached: int, count: int) -> int:
-        """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone."""
+    def chunks(self, tokens: int, cached: int, count: int, slow: int = 0) -> int:
+        """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone.
+
+        `slow` is how many thousandths each takes longer than by itself.
+        """
         starts = range(cached, cached + count * tokens, tokens)
-        if self.labelled or tokens >= len(self._linear_ticks):
-            return sum(self.prefill(tokens, 1, tokens, done) for done in starts)
+        if slow or self.labelled or tokens >= len(self._linear_ticks):
+            each = [self.prefill(tokens, 1, tokens, done) for done in starts]
+            return sum(each) + sum(ticks * slow // 1000 for ticks in each)
         mixed, layer_ticks = self.attention.mixed, self._layer_ticks
         total = count * (self._linear_ticks[tokens] + self._head_ticks[1])
         for done in starts:

@@ -29,7 +29,7 @@ class Batching(Protocol):
 class TokenBudget:
     """vLLM V1 and Sarathi: decodes first, then prompts in order, each cut to what is left of the budget.
 
-    With `long_prefill`, requests are admitted behind unfinished prompts; all running ones then go in order of admission.
+    A request that is alone is not cut to `long_prefill`; vLLM has more of them share the budget so.
     """
 
     budget: int
@@ -37,6 +37,16 @@ class TokenBudget:
     chunked: bool = True
     mixes: bool = True
     padded: int = 0
+
+    @property
+    def limits(self) -> bool:
+        """Whether one request may get less than the budget."""
+        return self.long_prefill < self.budget
+
+    @property
+    def unlimited(self) -> "TokenBudget":
+        """The same without a limit on one request."""
+        return TokenBudget(self.budget, chunked=self.chunked)
 
     def prefill_tokens(self, remaining: int, scheduled: int) -> int:
         """At most `long_prefill` tokens of one request a step, at most `budget` in all; not `chunked`: all or none."""

@@ -15,10 +15,10 @@ def power_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int | N
     first, second = int(rng.random() * count), int(rng.random() * count)
     one, two = snapshot(first), snapshot(second)
     if one.free_tokens < need or two.free_tokens < need:  # not both in alpha: draw from it more carefully
-        drawn = _draw_alpha(view, request, rng)
-        if drawn is None:
+        drawn, again = _draw_alpha(view, request, rng), _draw_alpha(view, request, rng)
+        if drawn is None or again is None:
             return None
-        first, second = drawn, _draw_alpha(view, request, rng) or drawn
+        first, second = drawn, again
         one, two = snapshot(first), snapshot(second)
     if first == second:
         return first

@@ -34,8 +34,13 @@ POLICIES: dict[str, dict[str, Any]] = {
         "least-kv": placement.least_kv,
         "imbalance": placement.imbalance,
     },
-    "predict": {"oracle": prediction.oracle, "bucket": prediction.bucket, "none": prediction.none},
-    "flip": {"never": flipping.never, "idle": flipping.idle},
+    "predict": {
+        "oracle": prediction.oracle,
+        "bucket": prediction.bucket,
+        "shuffled": prediction.shuffled,
+        "none": prediction.none,
+    },
+    "flip": {"never": flipping.never, "idle": flipping.idle, "watermark": flipping.watermark},
 }
 
 

@@ -112,17 +112,27 @@ class FlipView(Protocol):
 
     @property
     def idle_s(self) -> float:
-        """How long it has had nothing to do."""
+        """How long it has had nothing to do; 0 while it has work."""
+        ...
+
+    @property
+    def busy(self) -> float:
+        """Share of the last full period that it was at work."""
         ...
 
     @property
     def peers(self) -> int:
-        """Instances of its present role, itself included."""
+        """Instances of its present role that are to keep it, itself included."""
         ...
 
     @property
-    def other_role_busy(self) -> bool:
+    def other_role_works(self) -> bool:
         """Whether the other role has unfinished work."""
+        ...
+
+    @property
+    def other_role_busy(self) -> float:
+        """The mean of `busy` over the instances of the other role."""
         ...
 
 

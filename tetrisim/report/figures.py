@@ -5,23 +5,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from tetrisim.metrics import definitions as define
+from tetrisim.report.style import HALO, colour, dash, new_figure, place_of, plain
 from tetrisim.scenario.slo import SloSpec
 from tetrisim.simulate import Result
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's colours, told apart by colour-blind readers; a system has the same one in every panel."""
-
-_DASHES = ("-", (0, (6, 2)), (0, (1.2, 1.4)), (0, (7, 2, 1.5, 2)), (0, (3, 1.5)), (0, (9, 3)), (0, (1, 3)))
-# With the colours gone, the dashes still tell the lines apart.
 _POINTS = 2000
 _LOG_SPAN = 20.0
 _ROOM = 0.3
-_HALO = [withStroke(linewidth=3, foreground="white")]
 
 
 def save_latency(path: Path, results: Mapping[str, Result], slo: SloSpec) -> None:
@@ -31,8 +24,7 @@ def save_latency(path: Path, results: Mapping[str, Result], slo: SloSpec) -> Non
 
 def latency_figure(results: Mapping[str, Result], slo: SloSpec) -> Figure:
     """The share of requests served within x, for TTFT, TPOT and E2EL, a line a system; the SLO's limits."""
-    figure = Figure(figsize=(13, 4.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 4.4)
     panels = (
         ("Time to first token", "TTFT", define.ttft, slo.ttft_s),
         ("Time per output token", "TPOT", define.tpot, slo.tpot_s),
@@ -41,7 +33,7 @@ def latency_figure(results: Mapping[str, Result], slo: SloSpec) -> Figure:
     axes: list[Axes] = list(figure.subplots(1, len(panels), sharey=True))
     for axis, (title, short, metric, limit) in zip(axes, panels, strict=True):
         samples = {system: np.sort(metric(result.request_columns)) for system, result in results.items()}
-        axis.set_title(title, loc="left", fontweight="bold")
+        plain(axis, title)
         _draw(axis, samples, limit)
         _label_x(axis, short, samples, limit)
     axes[0].set_ylabel("completed requests within x (%)")
@@ -50,22 +42,24 @@ def latency_figure(results: Mapping[str, Result], slo: SloSpec) -> Figure:
 
 def _draw(axis: Axes, samples: Mapping[str, define.Floats], limit: float | None) -> None:
     unit = _unit(samples)[0]
-    for place, values in enumerate(samples.values()):
+    for system, values in samples.items():
         if not values.size:
             continue
         # Points at equal ranks are enough for the eye, and keep a million requests cheap.
         rank = np.unique(np.linspace(0, values.size - 1, min(values.size, _POINTS)).astype(int))
         x, y = values[rank] * unit, (rank + 1) / values.size * 100
-        colour, dash = PALETTE[place % len(PALETTE)], _DASHES[place % len(_DASHES)]
-        axis.plot(x, y, color=colour, linestyle=dash, linewidth=2, drawstyle="steps-post", zorder=3)
+        look = _place(system, samples)
+        axis.plot(x, y, color=colour(look), linestyle=dash(look), linewidth=2, drawstyle="steps-post", zorder=3)
     _name_lines(axis, samples)
     axis.set_ylim(0, 101)
     if limit is not None:
         axis.axvline(limit * unit, color="0.35", linewidth=1)
         where = (limit * unit, 2.0)
-        axis.annotate("SLO", where, (3, 0), textcoords="offset points", color="0.25", fontsize=9, path_effects=_HALO)
-    axis.grid(True, color="0.9", linewidth=0.7)
-    axis.spines[["top", "right"]].set_visible(False)
+        axis.annotate("SLO", where, (3, 0), textcoords="offset points", color="0.25", fontsize=9, path_effects=HALO)
+
+
+def _place(system: str, samples: Mapping[str, define.Floats]) -> int:
+    return place_of(system, list(samples).index(system))
 
 
 def _name_lines(axis: Axes, samples: Mapping[str, define.Floats]) -> None:
@@ -75,7 +69,7 @@ def _name_lines(axis: Axes, samples: Mapping[str, define.Floats]) -> None:
             continue
         height = 80 - 64 * (place + 0.5) / len(samples)
         at = values[min(int(height / 100 * values.size), values.size - 1)] * _unit(samples)[0]
-        colour = PALETTE[place % len(PALETTE)]
+        ink = colour(_place(system, samples))
         axis.annotate(
             system,
             xy=(at, height),
@@ -83,11 +77,11 @@ def _name_lines(axis: Axes, samples: Mapping[str, define.Floats]) -> None:
             textcoords=axis.get_yaxis_transform(),
             ha="right",
             va="center",
-            color=colour,
+            color=ink,
             fontsize=9.5,
             fontweight="bold",
-            path_effects=_HALO,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 2},
+            path_effects=HALO,
+            arrowprops={"arrowstyle": "-", "color": ink, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 2},
             zorder=4,
         )
 

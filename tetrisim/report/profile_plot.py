@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tetrisim.latency.bounds import bounds, shape_of
 from tetrisim.latency.grid import ESTIMATED
 from tetrisim.latency.table import KEYS, Cell, Profile, Row, read_rows
-from tetrisim.report.figures import PALETTE
+from tetrisim.report.style import PALETTE
 from tetrisim.scenario.gpu import GPUS
 
 Series = dict[str, list[tuple[Row, Cell]]]

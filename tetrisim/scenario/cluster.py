@@ -74,10 +74,15 @@ class PoolSpec:
 
 @dataclass(frozen=True, slots=True)
 class LinkSpec:
-    """The KV port of each instance: bandwidth one way and time to first byte."""
+    """The KV port of each instance: bandwidth one way, time to first byte, and what is sent at once.
+
+    `request`: the whole prompt's KV after its prefill (TetriInfer). `chunk`: each chunk's when it is computed. `layer`:
+    each layer's. The last two leave less to send when the prefill ends.
+    """
 
     bandwidth_bytes_per_s: float
     latency_s: float = 0.0
+    granularity: Literal["request", "chunk", "layer"] = "request"
 
     def __post_init__(self) -> None:
         _positive(bandwidth=self.bandwidth_bytes_per_s)
@@ -87,16 +92,30 @@ class LinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class PredictorSpec:
-    """How output lengths are guessed: `oracle`, `none`, or `bucket` (ranges of `granularity_tokens`)."""
+    """How output lengths are guessed: `oracle`, `none`, `shuffled`, or `bucket` (ranges of `granularity_tokens`).
+
+    The predictor runs on the prefill instance, and costs `cost` of the prefill it goes with: `sequential` on every
+    chunk, `parallel` only on those of requests that found others before them, `free` never (notes, section 8).
+    """
 
     policy: str = "none"
     granularity_tokens: int = 200
     accuracy: float = 0.749
+    bias: float = 0.0
+    drift: float = 0.0
+    mode: Literal["free", "parallel", "sequential"] = "free"
+    cost: float = 0.1
 
     def __post_init__(self) -> None:
         _positive(granularity_tokens=self.granularity_tokens)
         if not 0 <= self.accuracy <= 1:
             raise ValueError("accuracy: expected between 0 and 1")
+        if not -1 <= self.bias <= 1:
+            raise ValueError("bias: expected between -1 (every error too short) and 1 (too long)")
+        if not 0 <= self.drift <= self.accuracy:
+            raise ValueError(f"drift: expected between 0 and the accuracy ({self.accuracy})")
+        if self.cost < 0:
+            raise ValueError("cost: expected at least 0, as in 0.1 of the prefill time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +132,22 @@ class PlacementSpec:
 
 @dataclass(frozen=True, slots=True)
 class FlipSpec:
-    """When an instance changes role, and what the change costs."""
+    """When an instance changes role, and what the change costs.
+
+    `idle`: after `after_s` with nothing to do. `watermark`: when it was busy for less than `low` of the last `after_s`
+    and the other role on average for more than `high`; it is given nothing new then, and changes when it is empty.
+    """
 
     policy: str = "never"
     after_s: float = 60.0
     cost_s: float = 0.006
+    low: float = 0.1
+    high: float = 0.9
 
     def __post_init__(self) -> None:
         _positive(after=self.after_s)
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"low: expected from 0 to below high ({self.high}), at most 1")
         if self.cost_s < 0:
             raise ValueError("cost: expected at least 0")
 

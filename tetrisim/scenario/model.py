@@ -28,6 +28,8 @@ class ModelSpec:
     max_positions: int
     gated_mlp: bool
     tied_embeddings: bool
+    qk_norm: bool = False
+    """Whether queries and keys are normalised head by head."""
 
     @property
     def qkv_width(self) -> int:
@@ -88,6 +90,7 @@ def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
         max_positions=size("max_position_embeddings"),
         gated_mlp=not opt,
         tied_embeddings=bool(config.get("tie_word_embeddings", opt)),
+        qk_norm=family == "qwen3",
     )
 
 

@@ -50,7 +50,7 @@ SYSTEMS: dict[str, System] = {
         cluster={
             "route": "least-loaded",
             "kv_link": {"bandwidth": "200 Gbit/s", "latency": "5 us"},
-            "predict": {"policy": "bucket", "granularity_tokens": 200, "accuracy": 0.749},
+            "predict": {"policy": "bucket", "granularity_tokens": 200, "accuracy": 0.749, "mode": "parallel"},
             "place": {"policy": "power-of-two", "heavy_tokens": 128, "broadcast": "100 ms"},
             "flip": {"policy": "idle", "after": "60 s", "cost": "6 ms"},
         },

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Arrivals = Literal["trace", "poisson", "gamma", "burst", "constant"]
+Arrivals = Literal["trace", "poisson", "gamma", "burst", "constant", "closed-loop"]
 TraceFormat = Literal["auto", "azure", "mooncake", "burstgpt", "csv"]
 
 
@@ -14,6 +14,10 @@ class WorkloadSpec:
     `requests` keeps the first so many (a generator makes so many). `arrivals: trace` keeps the trace's own gaps,
     rescaled to the mean `rate_per_s` when one is given; the others need a rate, save `burst` (all at t = 0).
     `burstiness` is the shape of gamma gaps: 1 is Poisson, below 1 is burstier.
+
+    `arrivals: closed-loop` keeps at most `concurrency` requests in the cluster: the first so many at t = 0, each of the
+    others `think_s` after one has left. `trace: random` has lengths drawn evenly from `shortest` times to one times
+    `prompt_tokens` and `output_tokens`.
     """
 
     trace: str = "azure-conv-like"
@@ -22,6 +26,11 @@ class WorkloadSpec:
     arrivals: Arrivals = "trace"
     rate_per_s: float | None = None
     burstiness: float = 1.0
+    concurrency: int | None = None
+    think_s: float = 0.0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    shortest: float = 1.0
 
     def __post_init__(self) -> None:
         if self.requests is not None and not 1 <= self.requests <= 10**9:
@@ -32,3 +41,34 @@ class WorkloadSpec:
             raise ValueError("burstiness: expected more than 0")
         if self.arrivals in ("poisson", "gamma", "constant") and self.rate_per_s is None:
             raise ValueError(f"rate: expected with arrivals '{self.arrivals}', as in '10 /s'")
+        self._check_loop()
+        self._check_lengths()
+
+    def _check_loop(self) -> None:
+        closed = self.arrivals == "closed-loop"
+        if closed and self.concurrency is None:
+            raise ValueError("concurrency: expected with arrivals 'closed-loop', as in 64")
+        for name, value in (("concurrency", self.concurrency), ("think", self.think_s)):
+            if value and not closed:
+                raise ValueError(f"{name}: expected with arrivals 'closed-loop' alone, not '{self.arrivals}'")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError(f"concurrency: expected at least 1, not {self.concurrency}")
+        if not 0 <= self.think_s <= 1e6:
+            raise ValueError("think: expected from 0 s to 1e6 s")
+        if closed and self.rate_per_s is not None:
+            raise ValueError("rate: expected with other arrivals: a closed loop's rate is what the cluster can do")
+
+    def _check_lengths(self) -> None:
+        for name, tokens in (("prompt_tokens", self.prompt_tokens), ("output_tokens", self.output_tokens)):
+            if tokens is not None and not 1 <= tokens <= 10**9:
+                raise ValueError(f"{name}: expected at least 1 and at most 10^9, not {tokens}")
+        if not 0 < self.shortest <= 1:
+            raise ValueError(f"shortest: expected above 0 and at most 1, not {self.shortest}")
+        if self.trace != "random":
+            for name, given in (
+                ("prompt_tokens", self.prompt_tokens is not None),
+                ("output_tokens", self.output_tokens is not None),
+                ("shortest", self.shortest != 1),
+            ):
+                if given:
+                    raise ValueError(f"{name}: expected with trace 'random' alone: other traces have their own lengths")

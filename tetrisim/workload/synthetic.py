@@ -99,6 +99,15 @@ def mixed_lengths(n: int, rng: np.random.Generator) -> Lengths:
     return prompt, output
 
 
+def random_lengths(prompt: int, output: int, shortest: float, n: int, rng: np.random.Generator) -> Lengths:
+    """`n` lengths in tokens, each drawn evenly from `shortest` times (rounded down) to one times the given one."""
+    draws = rng.random((n, 2))
+    most = np.array([prompt, output])
+    least = np.maximum(1, (shortest * most).astype(np.int64))
+    tokens = least + (draws * (most - least + 1)).astype(np.int64)
+    return tokens[:, 0], tokens[:, 1]
+
+
 def fitted_lengths(fit: TraceFit, n: int, rng: np.random.Generator) -> Lengths:
     """`n` lengths in tokens with the fit's marginal quantiles and its joint distribution of ranks."""
     draws = rng.random((n, 3))
@@ -155,7 +164,16 @@ def _paper_class(name: str, text: str) -> Generator:
     return Generator(text, 128, partial(sharegpt_lengths, prompts, outputs), _at_once)
 
 
+RANDOM_PROMPT, RANDOM_OUTPUT = 1024, 128
+"""Tokens of `trace: random` when the user names none: the defaults of `vllm bench serve --dataset-name random`."""
+
 CATALOG: dict[str, Generator] = {
+    "random": Generator(
+        "prompt_tokens (1024) and output_tokens (128) as given, or even between `shortest` times and one times them",
+        128,
+        partial(random_lengths, RANDOM_PROMPT, RANDOM_OUTPUT, 1.0),
+        _at_once,
+    ),
     "azure-conv-like": Generator(
         "chat like Azure's production of November 2023: 5.5 requests/s, prompts ~1155, answers ~211 tokens",
         2000,

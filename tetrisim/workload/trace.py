@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tetrisim.errors import TraceError, nearest_name, unknown_name
 from tetrisim.scenario.workload import WorkloadSpec
 from tetrisim.streams import stream
-from tetrisim.workload.synthetic import CATALOG
+from tetrisim.workload.synthetic import CATALOG, RANDOM_OUTPUT, RANDOM_PROMPT, random_lengths
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,7 +69,12 @@ def describe(name: str) -> str:
 def _generate(spec: WorkloadSpec, seed: int) -> Trace:
     generator = CATALOG[spec.trace]
     n = generator.requests if spec.requests is None else spec.requests
-    prompt, output = generator.lengths(n, stream(seed, "lengths"))
+    rng = stream(seed, "lengths")
+    if spec.trace == "random":
+        tokens = (spec.prompt_tokens or RANDOM_PROMPT, spec.output_tokens or RANDOM_OUTPUT)
+        prompt, output = random_lengths(*tokens, spec.shortest, n, rng)
+    else:
+        prompt, output = generator.lengths(n, rng)
     arrival_s = generator.arrivals(n, stream(seed, "arrivals")) if spec.arrivals == "trace" else np.zeros(n)
     return Trace(spec.trace, arrival_s, prompt, output)
 
@@ -100,6 +105,8 @@ def _arrivals(spec: WorkloadSpec, own_s: Floats, seed: int) -> Floats:
         if rate is not None:
             raise TraceError("workload.rate", "a burst has no rate", "no rate, or arrivals: poisson")
         return np.zeros(n)
+    if spec.arrivals == "closed-loop":
+        return np.zeros(n)  # the scheduler knows when they come: when others leave
     assert rate is not None, "WorkloadSpec asks for a rate with these arrivals"
     if spec.arrivals == "constant":
         return np.arange(n, dtype=np.float64) / rate
