@@ -118,7 +118,9 @@ class Cluster:
         return PrefixCache(blocks, pool.block_tokens, reserve, unit)
 
     def _note_limit(self, engine: Engine, pool: PoolSpec, where: str) -> None:
-        room = (engine.kv.capacity - engine.kv.reserve) * pool.block_tokens
+        # vLLM V1 gives up its watermark when nothing else runs.
+        kept = 0 if engine.batching.mixes else engine.kv.reserve
+        room = (engine.kv.capacity - kept) * pool.block_tokens
         if pool.role == "prefill":
             self._most_prompt = min(self._most_prompt, room)
         elif room + 1 < self.most_tokens:  # the last token shown needs no KV

@@ -1,4 +1,4 @@
-"""`tetrisim profile import|check|list|show`: measured latency tables."""
+"""`tetrisim profile import|fit-steps|check|list|show`: measured latency tables."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,6 +103,37 @@ def _worst(folder: Path) -> str:
         return "no leave-one-out errors: too few measured points"
     op = max(errors, key=lambda name: errors[name]["median"])
     return f"worst leave-one-out error: {op}, median {float(errors[op]['median']):.1%}"
+
+
+@app.command("fit-steps")
+def fit_steps_command(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="Folders with iterations.jsonl(.gz).")],
+    model: Annotated[str | None, typer.Option("--model", help="A catalog name or a config.json.", metavar="M")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="Catalog name of the GPU.", metavar="G")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="bf16, fp8, fp32, ...")] = None,
+    shards: Annotated[int, typer.Option("--tp", min=1, help="GPUs that the engine ran over.")] = 1,
+    out: Annotated[Path, typer.Option("--out", help="The folder of profiles to add to.")] = Path("profiles"),
+) -> None:
+    """Fit a profile to the steps that an engine has logged; what is not given is read from LOG/config.json."""
+    with one_line_errors():
+        from tetrisim.latency.fit_steps import Engine, convert, facts
+        from tetrisim.latency.table import read_profile
+        from tetrisim.scenario.model import load_model
+
+        known = facts(logs[0])
+        chosen = {"--model": model or known.get("model"), "--gpu": gpu or known.get("gpu"),
+                  "--dtype": dtype or known.get("dtype")}  # fmt: skip
+        for name, value in chosen.items():
+            if not isinstance(value, str):
+                raise ProfileError(name, "is missing", f"it, or a name in {logs[0]}/config.json")
+        spec = load_model(str(chosen["--model"]), "--model")
+        with sign_of_life("fitting steps"):
+            folder = convert(logs, out, Engine(spec, str(chosen["--gpu"]), str(chosen["--dtype"]), shards))
+        profile = read_profile(folder)
+        typer.echo(f"{folder}: {profile.source}")
+        for kind, error in profile.meta["errors"].items():
+            typer.echo(f"  {kind:<14} held out: bias {error['bias']:+7.2%}  median {error['median']:7.2%}  "
+                       f"p90 {error['p90']:7.2%}  {error['points']:>6} steps")  # fmt: skip
 
 
 @app.command("check")
