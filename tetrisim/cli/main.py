@@ -6,9 +6,11 @@ import typer
 
 from tetrisim import __version__
 from tetrisim.cli.compare import compare_command
+from tetrisim.cli.figures import figures_command
 from tetrisim.cli.lists import gpus_command, models_command, systems_command, traces_command
 from tetrisim.cli.profile import app as profile_app
 from tetrisim.cli.run import run_command
+from tetrisim.cli.validate import calibrate_command, validate_command
 
 app = typer.Typer(
     name="tetrisim",
@@ -19,6 +21,9 @@ app = typer.Typer(
 )
 app.command("run")(run_command)
 app.command("compare")(compare_command)
+app.command("validate")(validate_command)
+app.command("calibrate")(calibrate_command)
+app.command("figures")(figures_command)
 app.command("systems")(systems_command)
 app.command("gpus")(gpus_command)
 app.command("models")(models_command)

@@ -22,4 +22,7 @@ class Predictor:
         """Thousandths that a chunk takes longer."""
         if self._always or not self.permille:
             return self.permille
-        return self.permille if any(request.arrival < request.prefill_start for request, _ in pieces) else 0
+        for request, _ in pieces:
+            if request.arrival < request.prefill_start:
+                return self.permille
+        return 0

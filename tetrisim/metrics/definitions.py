@@ -45,7 +45,7 @@ def tpot(rows: Columns) -> Floats:
 def duration(rows: Columns) -> float | None:
     """From the first arrival of all to the last finish; None when nothing completed."""
     finished = rows["finish_s"][completed(rows)]
-    return float(finished.max() - rows["arrival_s"].min()) if finished.size else None
+    return float(finished.max() - np.nanmin(rows["arrival_s"])) if finished.size else None
 
 
 def good(rows: Columns, slo: SloSpec) -> int:
