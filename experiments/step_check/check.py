@@ -12,7 +12,7 @@ from tetrisim.profiling.devices import catalog_name
 from tetrisim.profiling.shape import shard_shape
 from tetrisim.profiling.store import Store
 from tetrisim.profiling.timer import device_facts
-from tetrisim.profiling.validate import check_steps, random_batches, rows_again
+from tetrisim.profiling.validate import check_steps, machine_pace, random_batches
 from tetrisim.scenario.gpu import load_gpu
 
 HERE = Path(__file__).parent
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--gpu", default=None)
     parser.add_argument("--shapes", type=int, default=48)
     parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", default=str(HERE / "steps.csv"))
     args = parser.parse_args()
 
@@ -36,27 +37,36 @@ def main() -> None:
     timer, title = build_timer(Shard(shape.model, load_gpu(gpu), args.dtype, 1), args.profiles, "--profiles")
     bench = TorchBench(shape, device)
     store = Store(Path(args.profiles), gpu, shape, bench.device_facts())
-    drifts = [rows_again(bench, store)]
-    checks = check_steps(bench, timer, random_batches(args.shapes, args.seed))
-    drifts.append(rows_again(bench, store))
+    paces: list[float] = []
+    look = machine_pace(bench, store)
+
+    def pace() -> float:
+        paces.append(look())
+        return paces[-1]
+
+    checks = check_steps(bench, timer, random_batches(args.shapes, args.seed), args.rounds, pace)
 
     with open(args.out, "w", newline="") as file:
         out = csv.writer(file)
-        out.writerow(["pieces", "decodes", "context", "longest", "predicted_ms", "first_ms", "second_ms", "error"])
+        out.writerow(["pieces", "decodes", "context", "longest", "predicted_ms", "first_ms", "second_ms", "error",
+                      "paced_error"])  # fmt: skip
         for check in checks:
             contexts = check.batch.contexts
             pieces = " ".join(f"{chunk}+{cached}" for chunk, cached in check.batch.pieces)
             times = [f"{seconds * 1e3:.2f}" for seconds in (check.predicted_s, *check.measured_s)]
-            out.writerow([pieces, len(contexts), sum(contexts), max(contexts, default=0), *times, f"{check.error:.4f}"])
+            errors = (f"{check.error:.4f}", f"{check.paced_error:.4f}")
+            out.writerow([pieces, len(contexts), sum(contexts), max(contexts, default=0), *times, *errors])
     print(title)
-    print(f"rows of the profile measured again now, over what it says: {drifts[0]:.3f} before, {drifts[1]:.3f} after")
+    low, middle, high = quantiles(paces, n=4)
+    print(f"rows of the profile measured again in between, over what it says: {middle:.3f} ({low:.3f} to {high:.3f})")
     for kind in ("decode", "prefill", "mixed", "all"):
         chosen = [c for c in checks if kind in ("all", kind_of(c.batch))]
-        errors, noises = ([abs(getattr(c, name)) for c in chosen] for name in ("error", "noise"))
+        errors, paced, noises = ([abs(getattr(c, name)) for c in chosen] for name in ("error", "paced_error", "noise"))
         tail = quantiles(errors, n=10)[-1]
         print(
             f"{kind:8} {len(chosen):3} shapes: |error| median {median(errors):.2%}, p90 {tail:.2%}, "
-            f"bias {median(c.error for c in chosen):+.2%}; repeat noise median {median(noises):.2%}"
+            f"bias {median(c.error for c in chosen):+.2%}; at the profile's pace median {median(paced):.2%}, "
+            f"bias {median(c.paced_error for c in chosen):+.2%}; repeat noise median {median(noises):.2%}"
         )
 
 

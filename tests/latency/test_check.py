@@ -109,6 +109,22 @@ def test_a_provenance_that_names_another_gpu(profile):
     assert any("names a100-80gb/tiny-llama/bf16/tp1; expected h100-sxm/" in line for line in hard(profile))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tensor_parallel": 0}, "tensor_parallel is 0; expected a whole number of at least 1"),
+        ({"calls_per_layer": {"o_proj": "twice"}}, "calls_per_layer.o_proj is 'twice'; expected a whole number"),
+        ({"interpolation": ["smooth"]}, "key 'interpolation' is of the wrong kind; expected dict"),
+        ({"includes": ["hosts"]}, "includes 'hosts'; expected some of host, all_reduce"),
+    ],
+)
+def test_a_provenance_that_makes_no_sense_is_one_line(profile, change, said):
+    path = profile / "profile.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    (finding,) = hard(profile)
+    assert finding.startswith(f"{path}: {said}")
+
+
 def test_noise_is_a_warning(profile):
     line = rewrite(profile, "down_proj,64,", 60.0)
     said = soft(profile)
@@ -143,6 +159,40 @@ def test_leave_one_out_by_hand(tmp_path, profile):
     assert errors["o_proj"]["points"] == 3
     assert errors["o_proj"]["p90"] == pytest.approx(1 - 1 / 1.1, abs=0.02)
     assert "layernorm" not in errors, "an estimate has no error of its own"
+
+
+def experts(folder, *rows):
+    """A mixture's experts: 8 of 3 * 1024 * 512 weights, 2 a token."""
+    (folder / "moe.csv").write_text("\n".join(["tokens,active_experts,time_us", *rows]) + "\n")
+    meta = yaml.safe_load((folder / "profile.yaml").read_text())
+    meta["experts"] = {"count": 8, "active": 2, "intermediate": 512}
+    (folder / "profile.yaml").write_text(yaml.safe_dump(meta))
+
+
+def test_experts_are_bound_by_their_weights_and_judged_along_the_tokens(profile):
+    """8 experts of 3 MiB take 7.5 us from 3.35 TB/s, but 25 MB may sit in the cache; 8,192 tokens take 52 us."""
+    experts(profile, "16,8,20", "64,8,32", "128,8,50", "256,8,80", "8192,8,2000")
+    assert hard(profile) == [] and not any("moe" in text and "faster" in text for text in soft(profile))
+    assert choose_interpolation(read_profile(profile))[1]["moe"]["points"] == 3
+    experts(profile, "16,8,20", "8192,8,40")
+    (finding,) = hard(profile)
+    assert f"{profile}/moe.csv:3: tokens 8192, active_experts 8 takes 40 us, faster than the peak FLOP rate" in finding
+    experts(profile, "16,8,5")
+    assert any("moe.csv:2: tokens 16, active_experts 8 takes 5 us" in text for text in soft(profile))
+    meta = yaml.safe_load((profile / "profile.yaml").read_text()) | {"experts": {"count": 8}}
+    (profile / "profile.yaml").write_text(yaml.safe_dump(meta))
+    (finding,) = hard(profile)
+    assert "experts is {'count': 8}; expected count, active and intermediate" in finding
+
+
+def test_a_layer_is_judged_as_a_whole_and_neighbours_beside_it(profile):
+    errors = choose_interpolation(read_profile(profile))[1]
+    assert errors["linear_layer"]["points"] == errors["o_proj"]["points"]
+    assert errors["linear_layer"]["median"] <= max(errors[op]["median"] for op in ("qkv_proj", "o_proj", "down_proj"))
+    path = profile / "linear.csv"
+    row = next(line for line in path.read_text().splitlines() if line.startswith("o_proj,256,")).split(",")
+    path.write_text(path.read_text() + f"o_proj,257,{1.1 * float(row[2])},measured\n")
+    assert choose_interpolation(read_profile(profile))[1]["o_proj"]["one_token"] == pytest.approx(0.1)
 
 
 def test_the_better_interpolation_is_chosen_stored_and_used(profile):

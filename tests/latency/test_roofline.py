@@ -108,3 +108,12 @@ def test_several_prefills_in_a_step_are_one_of_the_same_attention_work(pieces):
     assert chunk * (cached + 0.5 * chunk) == pytest.approx(work, rel=1e-9)
     assert chunk <= sum(tokens for tokens, _ in pieces) + 1e-9
     assert cached >= -1e-6
+
+
+def test_activations_of_an_fp8_model_travel_in_16_bits():
+    tokens = np.array([1, 512])
+    half, eight = (
+        roofline.collectives_s(Shard(load_model("llama-3.1-8b"), load_gpu("h100-sxm"), dtype, 2), tokens)
+        for dtype in ("bf16", "fp8")
+    )
+    assert (half == eight).all() and half[1] > half[0] > 0

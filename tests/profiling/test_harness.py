@@ -8,7 +8,7 @@ from tetrisim.errors import ProfileError
 from tetrisim.latency.build import build_timer
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.table import read_profile
-from tetrisim.profiling.harness import FLOOR_US, ROUNDS, Run, summarize
+from tetrisim.profiling.harness import FLOOR_US, ROUNDS, Run, above_line, summarize
 from tetrisim.profiling.plan import Limits, build_plan
 from tetrisim.profiling.shape import shard_shape
 from tetrisim.profiling.store import Store
@@ -149,6 +149,30 @@ def test_rows_of_wide_spread_are_measured_again_once_the_plan_is_done(tmp_path):
     kept, _ = measure(tmp_path, bench)
     assert bench.prepared == [wide] and kept.rows[wide[0]][wide[1]]["time_us"] == 138.0
     assert yaml.safe_load((kept.folder / "profile.yaml").read_text())["provenance"]["rows"] == kept.count
+
+
+def test_a_row_above_the_line_of_its_neighbours_is_looked_at_again_and_the_quicker_look_stays(tmp_path):
+    """A disturbance as long as a unit leaves its spread narrow; a slow kernel is slow the second time too."""
+    slowed, slow = ("linear.csv", ("o_proj", 128)), ("linear.csv", ("o_proj", 512))
+    kept, _ = measure(tmp_path, fake.FakeBench())
+    kept.add({task: {"time_us": 900.0, "spread_us": 1.0, "samples": 7.0} for task in (slowed, slow)})
+    wide = ("linear.csv", ("o_proj", 2048))
+    kept.add({wide: {"time_us": 2058.0, "spread_us": 500.0, "samples": 7.0}})
+    bench = fake.FakeBench(slow={slow: 900.0, wide: 3000.0})
+    kept, _ = measure(tmp_path, bench)
+    assert kept.rows["linear.csv"][wide[1]]["time_us"] == 2058.0, "the second look was slower"
+    assert set(bench.prepared) == {slowed, slow, wide} and kept.rows["linear.csv"][slowed[1]]["time_us"] == 138.0
+    assert kept.rows["linear.csv"][slow[1]]["time_us"] == 900.0
+
+
+def test_how_far_a_row_is_above_the_line():
+    rows = {
+        ("a", 1): {"time_us": 10.0},
+        ("a", 3): {"time_us": 24.0},
+        ("a", 5): {"time_us": 30.0},
+        ("b", 2): {"time_us": 1.0},
+    }
+    assert [above_line(rows, key) for key in rows] == pytest.approx([0, 0.2, 0, 0])
 
 
 def test_the_summary_is_a_median_with_the_quartiles_distance():

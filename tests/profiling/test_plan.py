@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
-from tetrisim.errors import ProfileError, ScenarioError
+from tetrisim.errors import ProfileError, ScenarioError, TetrisimError
+from tetrisim.latency.bounds import Experts
 from tetrisim.latency.grid import largest_product
 from tetrisim.profiling.devices import catalog_name, recognised
 from tetrisim.profiling.measure import budget_s
@@ -104,3 +107,51 @@ def test_what_cannot_be_cut_is_refused():
         shard_shape("llama-3.1-8b", "bf16", 0)
     with pytest.raises(ProfileError, match="--dtype: unknown name 'bf61'"):
         shard_shape("llama-3.1-8b", "bf61", 1)
+
+
+MOE = dict(model_type="qwen3_moe", num_hidden_layers=2, hidden_size=64, num_attention_heads=4, num_key_value_heads=2,
+           head_dim=16, num_experts=16, num_experts_per_tok=2, moe_intermediate_size=32, vocab_size=500,
+           max_position_embeddings=4096)  # fmt: skip
+
+
+def moe(tmp_path, **changes):
+    path = tmp_path / "tiny-moe" / "config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(MOE | changes))
+    return str(path)
+
+
+def test_a_mixture_of_experts_has_a_router_and_experts_for_its_mlp(tmp_path):
+    shape = shard_shape(moe(tmp_path), "bf16", 2)
+    assert shape.experts == Experts(16, 2, 32) and shape.intermediate == 16
+    assert [*shape.calls_per_layer] == ["layernorm", "qkv_proj", "qk_norm", "rotary_emb", "o_proj", "router"]
+    assert shape.weight_bytes == 2 * (2 * (64 * 64 + 32 * 64 + 3 * 16 * 64 * 16) + 250 * 64)
+    experts = rows(build_plan(shape, Limits(250_000)), "moe.csv")
+    assert {count for tokens, count in experts if tokens == 1} == {2}, "one token reaches its own experts"
+    assert {count for tokens, count in experts if tokens == 4} == {2, 4, 8}
+    assert {count for tokens, count in experts if tokens == 1024} == {2, 4, 8, 16}
+    assert not rows(build_plan(shard_shape("llama-100m", "fp32", 1), Limits(250_000)), "moe.csv")
+
+
+def test_experts_reached_by_tokens_that_choose_at_random():
+    """16 tokens of 8 choices out of 128: 128 * (1 - (1 - 1/16)^16) = 82.4."""
+    assert [Experts(128, 8, 768).reached(tokens) for tokens in (1, 16, 10_000)] == [8, 82, 128]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"num_experts": None}, r"num_experts, num_experts_per_tok, moe_intermediate_size are \[None, 2, 32\]"),
+        ({"num_experts_per_tok": 17}, "expected whole numbers above 0, and no more a token than there are"),
+        ({"mlp_only_layers": [0]}, "has dense layers between those with experts"),
+        ({"num_attention_heads": "four"}, "key 'num_attention_heads' is 'four'"),
+    ],
+)
+def test_experts_that_cannot_be(tmp_path, changes, said):
+    with pytest.raises(TetrisimError, match=said):
+        shard_shape(moe(tmp_path, **changes), "bf16", 1)
+
+
+def test_fp8_experts_are_refused(tmp_path):
+    with pytest.raises(ProfileError, match="--dtype: fp8 has no grouped matrix"):
+        shard_shape(moe(tmp_path), "fp8", 1)

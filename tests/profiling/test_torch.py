@@ -15,6 +15,7 @@ from tetrisim.latency.build import build_timer
 from tetrisim.latency.roofline import Shard
 from tetrisim.profiling.attention import plain_attention
 from tetrisim.profiling.bench import TorchBench, open_device
+from tetrisim.profiling.experts import Routing
 from tetrisim.profiling.links import measured_links
 from tetrisim.profiling.measure import Wish, measure
 from tetrisim.profiling.shape import BatchShape, shard_shape
@@ -27,6 +28,7 @@ LLAMA = dict(model_type="llama", num_hidden_layers=3, hidden_size=256, num_atten
 OPT = dict(model_type="opt", num_hidden_layers=2, hidden_size=128, num_attention_heads=4, ffn_dim=256, vocab_size=500,
            max_position_embeddings=512)  # fmt: skip
 QWEN = LLAMA | dict(model_type="qwen3", head_dim=64)
+MOE = QWEN | dict(model_type="qwen3_moe", num_experts=12, num_experts_per_tok=3, moe_intermediate_size=48)
 RAGGED = BatchShape(((5, 0), (3, 40)), (7, 300, 31))
 
 
@@ -69,7 +71,7 @@ def test_a_prefill_in_chunks_writes_the_same_cache_as_one():
     torch.testing.assert_close(out[25:], expected[25:], atol=2e-5, rtol=2e-4)
 
 
-@pytest.mark.parametrize("config, cut", [(LLAMA, 1), (LLAMA, 2), (OPT, 2), (QWEN, 2)])
+@pytest.mark.parametrize("config, cut", [(LLAMA, 1), (LLAMA, 2), (OPT, 2), (QWEN, 2), (MOE, 2)])
 def test_every_op_of_a_shard_runs_and_a_step_gives_tokens(tmp_path, config, cut):
     bench, shape, _ = small(tmp_path, config, cut)
     for op in shape.linear_ops:
@@ -78,10 +80,48 @@ def test_every_op_of_a_shard_runs_and_a_step_gives_tokens(tmp_path, config, cut)
     tokens = step.eager()
     assert len(tokens) == 5 and all(0 <= token < shape.model.vocab for token in tokens)
     layers = shape.model.layers
-    per_layer = sum(shape.calls_per_layer.values()) + 1
+    per_layer = sum(shape.calls_per_layer.values()) + (1 if shape.experts is None else 2)
     assert len(step.order) == layers * per_layer + sum(shape.calls_per_step.values())
     for op in shape.calls_per_layer:
         assert sum(call is step.calls[op] for call, _ in step.order) == layers * shape.calls_per_layer[op]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_experts_are_the_weighted_sum_of_their_own_answers(tmp_path, monkeypatch, works):
+    """Every token's answer is the mean of the MLPs of the experts that it was sent to, by the plain formula."""
+    if not works:
+        monkeypatch.delattr(torch.nn.functional, "grouped_mm", raising=False)
+    bench, shape, _ = small(tmp_path, MOE, 2)
+    block = bench.ops.experts
+    assert works or block.name.startswith("torch.mm")
+    torch.manual_seed(3)
+    routing = Routing(shape.experts, 9, 7, "cpu", torch.float32)
+    torch.manual_seed(3)
+    hidden, out = torch.randn(9, 256), torch.randn(9, 256)
+    torch.manual_seed(3)
+    block.bind(hidden, out, 7)(1)
+    up, down = block.weights[1]
+    owner = torch.searchsorted(routing.offsets, torch.arange(27), right=True)
+    assert len(owner.unique()) == 7 and all(len(owner[routing.rows == token].unique()) == 3 for token in range(9))
+    for token in range(9):
+        gated = [(hidden[token] @ up[expert]).chunk(2) for expert in owner[routing.rows == token]]
+        answers = [
+            torch.nn.functional.silu(gate) * value @ down[expert]
+            for (gate, value), expert in zip(gated, owner[routing.rows == token], strict=True)
+        ]
+        torch.testing.assert_close(out[token], torch.stack(answers).mean(0), atol=1e-4, rtol=1e-3)
+
+
+def test_a_layer_is_timed_op_by_op_in_one_run_a_round(tmp_path):
+    bench, shape, _ = small(tmp_path, LLAMA)
+    samplers = {op: bench.prepare("linear.csv", (op, 5)) for op in shape.linear_ops}
+    layer = bench._layer[1]
+    turn = layer.turn
+    first = {op: sampler()["time_us"] for op, sampler in samplers.items()}
+    assert layer.turn == turn + layer.count + 3, "one run serves all ops"
+    assert all(time > 0 for time in first.values())
+    samplers["o_proj"]()
+    assert layer.turn == turn + 2 * (layer.count + 3)
 
 
 def test_weights_rotate_beyond_the_cache(tmp_path):

@@ -1,6 +1,7 @@
 """The least time that physics allows a row of a table: bytes over the memory's bandwidth, or FLOPs over the peak."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tetrisim.errors import ProfileError
@@ -21,11 +22,37 @@ class Bound(NamedTuple):
     what: str
 
 
+Work = Callable[[str, Row], Bound | None]
+"""A function of file and key; None where the op is not one whose work is known."""
+
+
 class Matmul(NamedTuple):
     """One shard's matrix."""
 
     inputs: float
     outputs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The routed experts of every layer of a mixture of experts, before any cut."""
+
+    count: int
+    active: int
+    """Experts a token."""
+    intermediate: int
+    """Features between an expert's matrices."""
+
+    def reached(self, tokens: int) -> int:
+        """Experts that get any of `tokens` tokens which choose evenly at random."""
+        return max(self.active, round(self.count * (1 - (1 - self.active / self.count) ** tokens)))
+
+    def bound(self, shard: Shard, tokens: int, active_experts: int) -> tuple[float, float]:
+        """FLOPs of all routed tokens, and bytes of the experts' weights and of tokens in and out, on one GPU."""
+        size = DTYPE_BYTES[shard.dtype]
+        weights = 3 * shard.model.hidden * self.intermediate / shard.tensor_parallel
+        moved = size * active_experts * weights + 2 * max(2, size) * tokens * shard.model.hidden
+        return 2 * tokens * self.active * weights, moved
 
 
 def matmuls(model: ModelSpec, cut: int) -> dict[str, Matmul]:
@@ -73,14 +100,25 @@ def shape_of(profile: Profile) -> Shard:
     return Shard(model, gpu, profile.dtype, profile.tensor_parallel)
 
 
-def bounds(shard: Shard) -> Callable[[str, Row], Bound | None]:
-    """A function of file and key; None where the op is not one whose work is known.
+def experts_of(profile: Profile) -> Experts | None:
+    """The experts that `experts` in profile.yaml describes."""
+    sizes: Any = profile.meta.get("experts")
+    try:
+        return None if sizes is None else Experts(**sizes)
+    except TypeError:
+        raise ProfileError(str(profile.folder / "profile.yaml"), f"experts is {sizes!r}",
+                           "count, active and intermediate") from None  # fmt: skip
+
+
+def bounds(shard: Shard, experts: Experts | None = None) -> Work:
+    """The bound of every row of one shard.
 
     Weights and KV cache have the width of the dtype, activations at least 16 bits.
     """
     model, cut, size = shard.model, shard.tensor_parallel, DTYPE_BYTES[shard.dtype]
     wide = max(2, size)
     matrices, elements = matmuls(model, cut), elementwise(model, cut)
+    elements["qk_norm"] = elements["rotary_emb"]
     heads, kv_heads = model.heads / cut, max(1.0, model.kv_heads / cut)
     sixteen_bit = shard.gpu.flops_per_s * 2 / wide
 
@@ -111,7 +149,13 @@ def bounds(shard: Shard) -> Callable[[str, Row], Bound | None]:
             return least(0.0, wide * elements[op] * rows, sixteen_bit)
         return None
 
+    def routed(tokens: int, active_experts: int) -> Bound | None:
+        if experts is None:
+            return None
+        return least(*experts.bound(shard, tokens, active_experts), sixteen_bit * wide / size)
+
     known: dict[str, Callable[..., Bound | None]] = {
+        "moe.csv": routed,
         "attention.csv": attention, "collective.csv": all_reduce, "linear.csv": linear, "head.csv": linear,
     }  # fmt: skip
     return lambda name, key: known[name](*key) if name in known else None

@@ -1,7 +1,7 @@
 """Is a profile sound? Physics, order, scaling and holes; and how well its own points predict each other."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +11,18 @@ import yaml
 
 from tetrisim.errors import ProfileError, TetrisimError
 from tetrisim.latency.attention import TableAttention
-from tetrisim.latency.bounds import bounds, shape_of
-from tetrisim.latency.grid import ESTIMATED, Curve, Point, largest_product, smooth
-from tetrisim.latency.roofline import Shard
+from tetrisim.latency.bounds import Work, bounds, experts_of, shape_of
+from tetrisim.latency.grid import ESTIMATED, Curve
+from tetrisim.latency.leftout import (
+    FITS,
+    Fit,
+    left_out,
+    mixed_errors,
+    pair_differences,
+    slice_errors,
+    summary,
+    summed_errors,
+)
 from tetrisim.latency.table import KEYS, Cell, Profile, Row, read_profile, read_rows
 from tetrisim.scenario.gpu import GPUS
 
@@ -34,6 +43,9 @@ OUTLIER = 1.5
 """A point this far off the line through its neighbours, with neighbours that agree with each other, is an outlier."""
 
 Errors = dict[str, dict[str, float | int | str]]
+Summary = tuple[float, float, int]
+"""Median, 90th percentile, points."""
+NOTHING: Summary = (0.0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +66,18 @@ def check_profile(folder: Path) -> list[Finding]:
     try:
         profile = read_profile(folder)
         TableAttention(profile.attention, {}, str(folder / "attention.csv"))
-        shard = shape_of(profile) if profile.gpu in GPUS else None
+        bound = bounds(shape_of(profile), experts_of(profile)) if profile.gpu in GPUS else None
     except TetrisimError as error:
         return [Finding(error.where, error.what, error.expected, hard=True)]
     tables = {name: read_rows(folder / name, keys) for name, keys in KEYS.items() if name != "skew.csv"}
     found = list(_named_as_placed(profile))
-    if shard is None:
+    if bound is None:
         where = str(folder / "profile.yaml")
         found.append(
             Finding(where, f"GPU '{profile.gpu}' has no data sheet here: its physics is not checked", "", False)
         )
     else:
-        found += [*_physics(profile, tables, shard), *_units(profile, tables, shard)]
+        found += [*_physics(profile, tables, bound), *_units(profile, tables, bound)]
     for name, groups in _series(tables).items():
         for label, series in groups.items():
             found += _order(f"{folder / name}", label, series)
@@ -83,9 +95,8 @@ def _named_as_placed(profile: Profile) -> Iterator[Finding]:
         yield Finding(str(profile.folder / "profile.yaml"), f"names {'/'.join(named)}", "/".join(path.parts[-4:]), True)
 
 
-def _physics(profile: Profile, tables: Mapping[str, dict[Row, Cell]], shard: Shard) -> Iterator[Finding]:
+def _physics(profile: Profile, tables: Mapping[str, dict[Row, Cell]], bound: Work) -> Iterator[Finding]:
     """Rows faster than the card's memory or arithmetic allows; those a cache explains are one warning an op."""
-    bound = bounds(shard)
     cached: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for name, table in tables.items():
         for key, cell in table.items():
@@ -109,9 +120,8 @@ def _physics(profile: Profile, tables: Mapping[str, dict[Row, Cell]], shard: Sha
         yield Finding(rows[0].where, f"{rows[0].what} (may sit in its cache{more})", rows[0].expected, False)
 
 
-def _units(profile: Profile, tables: Mapping[str, dict[Row, Cell]], shard: Shard) -> Iterator[Finding]:
+def _units(profile: Profile, tables: Mapping[str, dict[Row, Cell]], bound: Work) -> Iterator[Finding]:
     """Times that are all a thousandfold too long are in another unit (too short ones beat physics already)."""
-    bound = bounds(shard)
     for name in ("linear.csv", "head.csv", "attention.csv"):
         far: list[float] = []
         for key, cell in tables[name].items():
@@ -136,6 +146,8 @@ def _series(tables: Mapping[str, dict[Row, Cell]]) -> dict[str, dict[str, dict[i
                     lines[name][f"prefill over {cached} cached, tokens"][chunk] = cell
                 elif chunk == 0:
                     lines[name][f"decode of {n} sequences, context"][context] = cell
+            elif name == "moe.csv":
+                lines[name][f"experts over {key[0]} tokens, active experts"][key[1]] = cell
             elif name == "collective.csv":
                 lines[name][f"{key[0]} of {key[2]} GPUs, bytes"][key[1]] = cell
             elif name == "host.csv":
@@ -205,94 +217,50 @@ def _named(name: str, key: Row) -> str:
 def choose_interpolation(profile: Profile) -> tuple[dict[str, str], Errors]:
     """Per op the method with the smallest leave-one-out error, and those errors; `linear` is left out of the first.
 
-    Decodes and mixed batches are always linear: a run of decode steps is summed in closed form.
+    Decodes and mixed batches are always linear: a run of decode steps is summed in closed form. `linear_layer` is the
+    error of all measured linear ops of a layer together; `one_token` is how far an op's rows one token apart differ.
     """
     chosen: dict[str, str] = {}
     errors: Errors = {}
+    layer: list[tuple[Curve, int, Fit]] = []
     for op, curve in (profile.linear | profile.head).items():
         if all(source == ESTIMATED for source in curve.sources):
             continue
-        error = {method: _summary(_left_out(curve, fit)) for method, fit in _FITS.items()}
-        _note(op, error, chosen, errors)
+        _note(op, {method: summary(left_out(curve, fit)) for method, fit in FITS.items()}, chosen, errors)
+        pairs, calls = pair_differences(curve), profile.calls_per_layer.get(op, 0)
+        if op in errors and pairs:
+            errors[op]["one_token"] = float(np.median(pairs))
+        if op in errors and calls:
+            layer.append((curve, calls, FITS[chosen.get(op, "linear")]))
+    _add("linear_layer", summary(summed_errors(layer)) if len(layer) > 1 else NOTHING, "as its ops", errors)
     attention = {point: time for point, time in profile.attention.items() if point not in profile.estimated_attention}
-    prefill = {c: time for (c, kp, n, _), time in attention.items() if c > 0 and kp == 0 and n == 0}
-    curve = Curve(prefill)
+    curve = Curve({c: time for (c, kp, n, _), time in attention.items() if c > 0 and kp == 0 and n == 0})
     # Where a chunk was measured over several prefixes too, the rest of its slice tells the point that is left out.
-    over = _slice_errors({(c, kp): time for (c, kp, n, _), time in attention.items() if c > 0 and n == 0})
-    by_method = {method: _summary([*_left_out(curve, fit), *over]) for method, fit in _FITS.items()}
+    over = slice_errors({(c, kp): time for (c, kp, n, _), time in attention.items() if c > 0 and n == 0})
+    by_method = {method: summary([*left_out(curve, fit), *over]) for method, fit in FITS.items()}
     _note("attention_prefill", by_method, chosen, errors)
-    decodes = _slice_errors({(n, kv): time for (c, _, n, kv), time in attention.items() if c == 0 and n > 0})
-    _note("attention_decode", {"linear": _summary(decodes)}, chosen, errors)
-    _note("attention_mixed", {"linear": _summary(_mixed_errors(attention))}, chosen, errors)
+    decodes = slice_errors({(n, kv): time for (c, _, n, kv), time in attention.items() if c == 0 and n > 0})
+    _add("attention_decode", summary(decodes), "linear", errors)
+    mixed, how = mixed_errors(attention)
+    _add("attention_mixed", summary(mixed), how, errors)
+    routed = slice_errors({(active, tokens): time for (tokens, active), time in profile.moe.items()})
+    _add("moe", summary(routed), "linear", errors)
     if profile.all_reduce is not None:
-        _note("all_reduce", {"linear": _summary(_left_out(profile.all_reduce, _straight))}, chosen, errors)
+        _add("all_reduce", summary(left_out(profile.all_reduce, FITS["linear"])), "linear", errors)
     return chosen, errors
 
 
-Fit = Callable[[np.ndarray, np.ndarray, float], float]
-
-
-def _straight(points: np.ndarray, values: np.ndarray, x: float) -> float:
-    return float(np.interp(x, points, values))
-
-
-def _bent(points: np.ndarray, values: np.ndarray, x: float) -> float:
-    return float(smooth(points, values, np.array([x]))[0])
-
-
-_FITS: dict[str, Fit] = {"linear": _straight, "smooth": _bent}
-
-
-def _left_out(curve: Curve, fit: Fit) -> list[float]:
-    """The relative error at each inner point of a curve without that point; estimates are neither used nor judged."""
-    kept = [i for i, source in enumerate(curve.sources) if source != ESTIMATED and curve.points[i] > 0]
-    points, values = np.array(curve.points, float)[kept], np.array(curve.values)[kept]
-    return [
-        abs(fit(np.delete(points, i), np.delete(values, i), points[i]) / values[i] - 1)
-        for i in range(1, len(points) - 1)
-        if len(points) > 3
-    ]
-
-
-def _slice_errors(known: Mapping[tuple[int, int], float]) -> list[float]:
-    """Errors along the second axis of (first, second) -> seconds, as `Slices` would read a point that is missing."""
-    slices: dict[int, dict[int, float]] = defaultdict(dict)
-    for (first, second), time in known.items():
-        slices[first][second] = time
-    return [error for points in slices.values() for error in _left_out(Curve(points), _straight)]
-
-
-def _mixed_errors(known: Mapping[Point, float]) -> list[float]:
-    """Errors along each of the four axes of the product of mixed batches."""
-    both = {point: time for point, time in known.items() if point[0] > 0 and point[2] > 0}
-    axes = largest_product(both)
-    if axes is None:
-        return []
-    cube = np.array([both[a, b, c, d] for a in axes[0] for b in axes[1] for c in axes[2] for d in axes[3]])
-    cube = cube.reshape([len(axis) for axis in axes])
-    errors: list[float] = []
-    for place, axis in enumerate(axes):
-        values, x = np.moveaxis(cube, place, 0), np.array(axis, float)
-        weight = ((x[1:-1] - x[:-2]) / (x[2:] - x[:-2])).reshape(-1, 1, 1, 1)
-        line = values[:-2] + weight * (values[2:] - values[:-2])
-        errors += np.abs(line / values[1:-1] - 1).ravel().tolist()
-    return errors
-
-
-def _summary(errors: list[float]) -> tuple[float, float, int]:
-    if not errors:
-        return 0.0, 0.0, 0
-    return float(np.median(errors)), float(np.quantile(errors, 0.9)), len(errors)
-
-
-def _note(op: str, error: dict[str, tuple[float, float, int]], chosen: dict[str, str], errors: Errors) -> None:
+def _note(op: str, error: dict[str, Summary], chosen: dict[str, str], errors: Errors) -> None:
     method = min(error, key=lambda name: error[name][0])
-    median, p90, points = error[method]
-    if points == 0:
-        return
-    if method != "linear":
+    if error[method][2] and method != "linear":
         chosen[op] = method
-    errors[op] = {"median": median, "p90": p90, "points": points, "interpolation": method}
+    _add(op, error[method], method, errors)
+
+
+def _add(op: str, error: Summary, method: str, errors: Errors) -> None:
+    median, p90, points = error
+    if points:
+        errors[op] = {"median": median, "p90": p90, "points": points, "interpolation": method}
 
 
 def rounded(errors: Errors) -> Errors:

@@ -73,7 +73,8 @@ def collectives_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     """Seconds of the two all-reduces of every layer; zero on one GPU."""
     if shard.tensor_parallel == 1:
         return np.zeros(len(tokens))
-    size = shard.model.hidden * DTYPE_BYTES[shard.dtype]
+    # Activations stay at 16 bits where the weights have 8.
+    size = shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
     times = [all_reduce_s(float(count) * size, shard.tensor_parallel, shard.gpu.link_bytes_per_s) for count in tokens]
     return 2 * shard.model.layers * np.array(times)
 

@@ -22,6 +22,7 @@ KEYS = {
     "linear.csv": ("op", "tokens"),
     "head.csv": ("op", "sequences"),
     "attention.csv": ("prefill_tokens", "prefill_context", "decode_sequences", "decode_context"),
+    "moe.csv": ("tokens", "active_experts"),
     "collective.csv": ("op", "bytes", "gpus"),
     "host.csv": ("sequences",),
     "skew.csv": (
@@ -54,6 +55,8 @@ class Cell(NamedTuple):
     """Its line in the file."""
     spread: float | None
     """Seconds, where the file gives it."""
+    beside: tuple[float, ...] = ()
+    """Seconds in the other columns that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class Profile:
     """Op -> how to read it between its points; `linear` where it is not named."""
     includes: frozenset[str] = frozenset()
     """Terms of a step that the times of other ops already hold: `host`, `all_reduce`."""
+    moe: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
+    """(tokens, experts that get any of them) -> seconds of the routed experts of one layer. Checked, and not read by
+    runs, whose models are dense."""
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
     """All of profile.yaml."""
 
@@ -134,6 +140,7 @@ def read_profile(folder: Path) -> Profile:
         estimated_attention=frozenset(cast(Point, key) for key, cell in attention.items() if cell.source == ESTIMATED),
         interpolation=meta.get("interpolation") or {},
         includes=frozenset(meta.get("includes") or ()),
+        moe={cast("tuple[int, int]", key): cell.seconds for key, cell in tables["moe.csv"].items()},
         meta=meta,
     )
 
@@ -150,28 +157,41 @@ def _read_meta(path: Path) -> dict[str, Any]:
     for key, kind in wanted.items():
         if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
             raise ProfileError(str(path), f"key '{key}' is missing or of the wrong kind", kind.__name__)
+    _check_meta(meta, str(path))
+    return cast("dict[str, Any]", meta)
+
+
+def _check_meta(meta: dict[str, Any], where: str) -> None:
+    """Counts above 0, and known words where only those may stand."""
+    counts = {"tensor_parallel": meta["tensor_parallel"]}
+    for key in ("calls_per_layer", "calls_per_step"):
+        counts |= {f"{key}.{op}": calls for op, calls in meta[key].items()}
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise ProfileError(where, f"{name} is {count!r}", "a whole number of at least 1")
+    for key, kind in (("interpolation", dict), ("errors", dict), ("includes", list)):
+        if not isinstance(meta.get(key) or kind(), kind):
+            raise ProfileError(where, f"key '{key}' is of the wrong kind", kind.__name__)
     for op, method in (meta.get("interpolation") or {}).items():
         if method not in METHODS:
-            raise ProfileError(str(path), f"interpolation.{op} is '{method}'", "one of " + ", ".join(METHODS))
+            raise ProfileError(where, f"interpolation.{op} is '{method}'", "one of " + ", ".join(METHODS))
     for term in meta.get("includes") or ():
         if term not in INCLUDED:
-            raise ProfileError(str(path), f"includes '{term}'", "some of " + ", ".join(INCLUDED))
-    return cast("dict[str, Any]", meta)
+            raise ProfileError(where, f"includes '{term}'", "some of " + ", ".join(INCLUDED))
 
 
 def _read_skew(path: Path) -> dict[tuple[int, int], float]:
     """The median alpha of each (prefill tokens, sequences): single rows are noisy where the gap is small."""
-    columns = [read_rows(path, KEYS["skew.csv"], column) for column in ("time_us", "mean_us", "long_us")]
     alphas: dict[tuple[int, int], list[float]] = {}
-    for key, cell in columns[0].items():
-        ragged, mean, longest = cell.seconds, columns[1][key].seconds, columns[2][key].seconds
+    for key, cell in read_rows(path, KEYS["skew.csv"], ("mean_us", "long_us")).items():
+        ragged, (mean, longest) = cell.seconds, cell.beside
         if longest >= SKEW_GAP * mean:
             alphas.setdefault((key[0], key[2]), []).append((ragged - mean) / (longest - mean))
     return {key: min(1.0, max(0.0, median(values))) for key, values in alphas.items()}
 
 
-def read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict[Row, Cell]:
-    """Key columns -> the cell in the column `timed`; an absent file is an empty table.
+def read_rows(path: Path, keys: tuple[str, ...], beside: tuple[str, ...] = ()) -> dict[Row, Cell]:
+    """Key columns -> the cell of `time_us`, with the times in the columns `beside`; an absent file is an empty table.
 
     A column that is missing, a value that is not what it should be, or a point that is there twice raises ProfileError
     with file and row.
@@ -186,9 +206,10 @@ def read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict
     with StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        for column in (*keys, timed):
+        wanted = (*keys, "time_us", *beside)
+        for column in wanted:
             if column not in columns:
-                raise ProfileError(str(path), f"column '{column}' is missing", f"columns {', '.join(keys)}, {timed}",
+                raise ProfileError(str(path), f"column '{column}' is missing", f"columns {', '.join(wanted)}",
                                    nearest_name(column, columns))  # fmt: skip
         for number, row in enumerate(reader, start=2):
             where = f"{path}:{number}"
@@ -199,10 +220,11 @@ def read_rows(path: Path, keys: tuple[str, ...], timed: str = "time_us") -> dict
                 raise ProfileError(where, f"the point {key} is there twice", "one row a point")
             spread = row.get("spread_us")
             table[key] = Cell(
-                _time(row[timed], where, timed),
+                _time(row["time_us"], where, "time_us"),
                 _source(row.get("source"), where),
                 number,
                 _time(spread, where, "spread_us", least=-1.0) if spread else None,
+                tuple(_time(row[column], where, column) for column in beside),
             )
     return table
 

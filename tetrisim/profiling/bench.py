@@ -10,6 +10,7 @@ from tetrisim.errors import ProfileError
 from tetrisim.latency.table import KEYS
 from tetrisim.profiling.attention import KvPool, choose_kernel
 from tetrisim.profiling.harness import Sampler
+from tetrisim.profiling.layer import LayerTimes
 from tetrisim.profiling.links import measured_links
 from tetrisim.profiling.ops import DTYPES, ShardOps
 from tetrisim.profiling.plan import HOST_CONTEXT, SEQUENCES, TOKENS, Key, Limits
@@ -69,8 +70,9 @@ class TorchBench:
         most = max(max(level) for level in TOKENS if level)
         self.ops = ShardOps(shape, device, self.cold_bytes, most, max(max(level) for level in SEQUENCES if level))
         self.pool = KvPool(shape, tokens, page, device, self.dtype)
-        self.flush = self.ops.bind(shape.up, 1, 1)
+        self.flush = self.ops.bind(shape.up if shape.experts is None else "qkv_proj", 1, 1)
         self._neighbours = Neighbours()
+        self._layer: tuple[int, Any] = (0, None)
         self._links: dict[Key, Values] = {}
 
     def prepare(self, file: str, key: Key) -> Sampler | None:
@@ -95,10 +97,11 @@ class TorchBench:
                 "attention": f"{self.kernel.name}, pages of {self.pool.page}",
                 "elementwise": "torch.compile" if self.ops.fused else "eager",
                 "sampler": "softmax and exponential race",
+                **({"experts": self.ops.experts.name} if self.ops.experts is not None else {}),
             },
             "clock": "CUDA events around CUDA graphs"
             if self.device.type == "cuda"
-            else "time.perf_counter, caches flushed by one token's MLP matrix",
+            else "time.perf_counter; linear ops in the order of a layer, others after one token's MLP matrix",
             "preempted_samples": f"{HOST.preempted} of {HOST.samples}, counted by processor time",
             "cold_bytes": int(self.cold_bytes),
             "state": device_state(self.device),
@@ -127,7 +130,7 @@ class TorchBench:
 
     def timed(self, name: str, call: Any) -> Callable[[], float]:
         """Samples of an op; those that stream weights of their own need no flush before."""
-        streams = name in self.shape.matrices or name == "lm_head"
+        streams = name in (*self.shape.matrices, "lm_head", "moe")
         return timed(call, self.device, None if streams else self.flush)
 
     def _time(self, name: str, call: Any) -> Sampler:
@@ -135,10 +138,17 @@ class TorchBench:
         return lambda: {"time_us": sample()}
 
     def _linear(self, op: str, tokens: int) -> Sampler:
-        return self._time(op, self.ops.bind(op, tokens, 1))
+        if self.device.type != "cpu":
+            return self._time(op, self.ops.bind(op, tokens, 1))
+        if self._layer[0] != tokens:
+            self._layer = (tokens, LayerTimes(self.ops, tokens))
+        return self._layer[1].sampler(op)
 
     def _head(self, op: str, sequences: int) -> Sampler:
         return self._time(op, self.ops.bind(op, sequences, sequences))
+
+    def _moe(self, tokens: int, active_experts: int) -> Sampler:
+        return self._time("moe", self.ops.routed(tokens, active_experts))
 
     def _attention(
         self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int
@@ -167,14 +177,14 @@ class TorchBench:
         step = self.step(BatchShape((), (min(HOST_CONTEXT, self.shape.model.max_positions - 1),) * sequences))
         graph = self.device.type == "cuda"
         step.prepare()
-        parts = self.step_parts(step)
+        parts = self.step_parts(step) if graph else []
         for _ in range(2):
             step.seconds(graph)
 
         def sample() -> Values:
             # The ops between two steps: a drift over the round then cancels.
             before = (step.seconds(), step.seconds(graph) if graph else 0.0)
-            ops = sum(calls * part() for calls, part in parts)
+            ops = sum(calls * part() for calls, part in parts) if graph else 1e6 * step.op_seconds()
             eager = 0.5e6 * (before[0] + step.seconds())
             whole = 0.5e6 * (before[1] + step.seconds(graph)) if graph else eager
             return {"time_us": whole - ops, "eager_us": eager - ops, "step_us": whole, "ops_us": ops}
@@ -186,6 +196,7 @@ class TorchBench:
         layers = self.shape.model.layers
         counts = {name: calls * layers for name, calls in self.shape.calls_per_layer.items()}
         counts |= {"attention": layers, **self.shape.calls_per_step}
+        counts |= {"moe": layers} if self.shape.experts is not None else {}
         return [(count, self.timed(name, step.calls[name])) for name, count in counts.items()]
 
     def _collective(self, op: str, bytes: int, gpus: int) -> Sampler | None:

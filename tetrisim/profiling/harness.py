@@ -21,7 +21,12 @@ QUIET = 0.05
 """A round is quiet when other processes used less than this share of the machine; disturbed rounds are repeated, up to
 MOST_ROUNDS in all, and left out where enough quiet ones are there."""
 WIDE = 0.1
-"""A row is measured again, once and while the budget lasts, when its quartiles lie this share of its time apart."""
+"""A row is measured again while the budget lasts, when its quartiles lie this share of its time apart, or when it is
+this far above the line through its neighbours: a disturbance that lasts as long as a unit leaves its spread narrow."""
+APART = 0.05
+"""Of two looks at a row that differ by more than this the quicker one stays, since a disturbance only slows."""
+LOOKS = 2
+"""How often doubtful rows are looked for and measured again."""
 TOGETHER = 12
 DIFFERENCES = ("host.csv",)
 """Small differences of long times: their spread says nothing about a disturbance."""
@@ -88,7 +93,8 @@ class Run:
                 progress.done += 1
                 self._publish(plan, progress, start)
             else:
-                self._repeat_wide(progress, show)
+                for _ in range(LOOKS):
+                    self._repeat(progress, show)
             show(progress)
         finally:
             self._describe(progress, start)
@@ -103,22 +109,23 @@ class Run:
             )
         return progress
 
-    def _repeat_wide(self, progress: Progress, show: Callable[[Progress], None]) -> None:
-        """Spend what is left of the budget on rows that a disturbance has spread wide, once each."""
-        wide = [
+    def _repeat(self, progress: Progress, show: Callable[[Progress], None]) -> None:
+        """Spend what is left of the budget on rows that a disturbance may have spread wide or slowed."""
+        doubtful = [
             (file, key)
             for file, rows in self.store.rows.items()
             for key, row in rows.items()
-            if file not in DIFFERENCES and row["spread_us"] > WIDE * row["time_us"]
+            if file not in DIFFERENCES and (row["spread_us"] > WIDE * row["time_us"] or above_line(rows, key) > WIDE)
         ]
-        for at in range(0, len(wide), TOGETHER):
-            progress.title = f"{len(wide) - at} rows of wide spread again"
+        doubtful.sort(key=lambda task: (task[0], task[1][1:]))  # the ops of one size side by side
+        for at in range(0, len(doubtful), TOGETHER):
+            progress.title = f"{len(doubtful) - at} doubtful rows again"
             show(progress)
-            if not self._take(wide[at : at + TOGETHER], progress):
+            if not self._take(doubtful[at : at + TOGETHER], progress):
                 break
 
     def _take(self, tasks: list[Task], progress: Progress) -> bool:
-        """Measure and keep rows; False when the budget ended first. An old row stays where it has less spread."""
+        """Measure and keep rows; False when the budget ended first."""
         if self.clock() >= self.until:
             return False
         samplers: dict[Task, Sampler] = {}
@@ -137,12 +144,15 @@ class Run:
         rows = {task: summarize([values[task] for values in kept]) for task in samplers}
         progress.drifts += [rounds[-1][1][task]["time_us"] / rounds[0][1][task]["time_us"] for task in samplers
                             if task[0] not in DIFFERENCES]  # fmt: skip
-        self.store.add({task: row for task, row in rows.items() if self._narrower(task, row)})
+        self.store.add({task: row for task, row in rows.items() if self._better(task, row)})
         return True
 
-    def _narrower(self, task: Task, row: Values) -> bool:
+    def _better(self, task: Task, row: Values) -> bool:
+        """Whether a row replaces an older look at it."""
         old = self.store.rows[task[0]].get(task[1])
-        return old is None or row["spread_us"] / row["time_us"] < old["spread_us"] / old["time_us"]
+        if old is None or abs(row["time_us"] - old["time_us"]) > APART * old["time_us"]:
+            return old is None or row["time_us"] < old["time_us"]
+        return row["spread_us"] / row["time_us"] < old["spread_us"] / old["time_us"]
 
     def _rounds(self, samplers: dict[Task, Sampler]) -> list[tuple[float, dict[Task, Values]]] | None:
         """Rounds with the disturbance of each, or None when the budget ended too early."""
@@ -182,6 +192,16 @@ class Run:
             "skipped": progress.skipped,
             "seconds_spent": self.clock() - self.began,
         })  # fmt: skip
+
+
+def above_line(rows: dict[Key, Values], key: Key) -> float:
+    """How far a row lies above the line through its neighbours along the last column of its key, as a share."""
+    line = sorted(other for other in rows if other[:-1] == key[:-1])
+    at = line.index(key)
+    if not 0 < at < len(line) - 1:
+        return 0.0
+    (low, before), (here, time_us), (high, after) = ((int(k[-1]), rows[k]["time_us"]) for k in line[at - 1 : at + 2])
+    return time_us / (before + (here - low) / (high - low) * (after - before)) - 1
 
 
 def quietest(rounds: list[tuple[float, T]]) -> list[tuple[float, T]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
+from tetrisim.profiling.experts import ExpertBlock
 from tetrisim.profiling.shape import ShardShape
 
 Call = Callable[[int], None]
@@ -65,7 +66,8 @@ class ShardOps:
         model = shape.model
         widths = dict(hidden=model.hidden, residual=model.hidden, normed=model.hidden)
         widths |= {op: outputs for op, (_, outputs) in shape.matrices.items() if op in ("qkv_proj", shape.up)}
-        widths |= dict(attended=shape.heads * model.head_dim, act=shape.intermediate)
+        widths |= dict(attended=shape.heads * model.head_dim)
+        widths |= dict(act=shape.intermediate) if shape.experts is None else dict(scores=shape.experts.count)
         self.buffers = {name: self.random(tokens, width) for name, width in widths.items()}
         self.last = self.random(sequences, model.hidden)
         self.logits = self.random(sequences, shape.vocab)
@@ -88,6 +90,7 @@ class ShardOps:
         self.matrices = {op: self._copies(outputs, inputs) for op, (inputs, outputs) in shape.matrices.items()}
         self.biases = {op: self.random(shape.matrices[op][1]) for op in shape.biased}
         self.heads_out = self._copies(shape.vocab, model.hidden, quantized=False)
+        self.experts = self._experts() if shape.experts is not None else None
         self.one = torch.ones((), device=device)
         self.fused = self._fuse() if device.type == "cuda" else {}
 
@@ -110,6 +113,21 @@ class ShardOps:
         count = min(MOST_COPIES, max(2, -(-int(self.cold_bytes) // size)))
         weights = (self._weight(outputs, inputs) for _ in range(count))
         return [weight.to(torch.float8_e4m3fn) if fp8 else weight for weight in weights]
+
+    def _experts(self) -> ExpertBlock:
+        """Copies of a layer's experts, and of the router before them."""
+        experts, model, width = self.shape.experts, self.shape.model, self.shape.intermediate
+        assert experts is not None
+        self.routers = self._copies(experts.count, model.hidden)
+        size = 3 * experts.count * model.hidden * width * self.norm.element_size()
+        weights = [
+            tuple(
+                self.random(experts.count, inputs, outputs).mul_(inputs**-0.5)
+                for inputs, outputs in ((model.hidden, 2 * width), (width, model.hidden))
+            )
+            for _ in range(max(2, -(-int(self.cold_bytes) // size)))
+        ]
+        return ExpertBlock(experts, weights)
 
     def _fuse(self) -> dict[Any, Any]:
         """Element-wise ops as one kernel each, as engines have them; eager ones where no compiler works."""
@@ -174,6 +192,27 @@ class ShardOps:
     def _bind_act_fn(self, tokens: int, sequences: int) -> Call:
         function = _silu_mul if self.shape.model.gated_mlp else _relu
         return self._run(function, self.buffers[self.shape.up][:tokens], self.buffers["act"][:tokens])
+
+    def _bind_router(self, tokens: int, sequences: int) -> Call:
+        assert self.experts is not None
+        x, scores, count = self.buffers["normed"][:tokens], self.buffers["scores"][:tokens], len(self.routers)
+        routers, active = [weight.t() for weight in self.routers], self.experts.experts.active
+
+        def route(i: int) -> None:
+            torch.mm(x, routers[i % count], out=scores)
+            torch.topk(torch.softmax(scores, dim=-1), active, dim=-1)
+
+        return route
+
+    def routed(self, tokens: int, reached: int) -> Call:
+        """The experts over `tokens` tokens that reach so many of them."""
+        assert self.experts is not None
+        return self.experts.bind(self.buffers["normed"][:tokens], self.buffers["hidden"][:tokens], reached)
+
+    def _bind_moe(self, tokens: int, sequences: int) -> Call:
+        """As many experts as tokens that choose at random reach."""
+        assert self.experts is not None
+        return self.routed(tokens, self.experts.experts.reached(tokens))
 
     def _bind_embedding(self, tokens: int, sequences: int) -> Call:
         ids, hidden, residual = (

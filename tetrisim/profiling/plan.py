@@ -21,9 +21,11 @@ TOKENS = (
     (1, 16, 128, 1024, 8192),
     (4, 8, 32, 64, 256, 512, 2048, 4096),
     (2, 12, 24, 48, 96, 192, 384, 768, 1536, 3072, 6144),
-    (17, 20, 33, 40, 65, 80, 112, 129, 160, 224, 257, 320, 448, 640, 896, 1280, 1792),
+    (3, 6, 14, 17, 20, 33, 40, 65, 80, 112, 129, 160, 224, 257, 320, 448, 640, 896, 1280, 1792),
 )
 """New tokens of the linear ops by level; the last one looks for the steps of GEMM tiles."""
+EXPERTS_LEVEL = 1
+"""Whole experts are slow to measure: only the first levels of TOKENS."""
 SEQUENCES = ((1, 16, 128), (4, 8, 32, 64, 256), (2, 12, 24, 48, 96, 192), (512,))
 DECODES = ((1, 16, 64), (4, 32, 128), (2, 8, 24, 48, 96, 256), (12,))
 CONTEXTS = ((16, 512, 2047), (64, 128, 1024, 4095, 8191), (256, 1536, 3071, 16383, 32767), ())
@@ -67,6 +69,7 @@ def build_plan(shape: ShardShape, limits: Limits) -> list[Unit]:
         units += points.linear(level)
         units += points.decode(level)
         units += points.prefill(level)
+        units += points.experts(level)
         units += points.host(level)
         units += points.mixed(level - 1)
         units += points.skew() if level == 1 else []
@@ -89,6 +92,17 @@ class _Points:
         for count in SEQUENCES[level]:
             rows = tuple(("head.csv", (op, count)) for op in ("lm_head", "sampler"))
             yield Unit(f"head over {count} sequences", level, rows)
+
+    def experts(self, level: int) -> Iterator[Unit]:
+        """Routed experts: as many as the tokens can reach, halved down to those that one token reaches."""
+        experts = self.shape.experts
+        if experts is None or level > EXPERTS_LEVEL:
+            return
+        for tokens in TOKENS[level]:
+            most = min(experts.count, tokens * experts.active)
+            counts = {experts.active, *(most >> power for power in range(5) if most >> power > experts.active)}
+            rows = tuple(("moe.csv", (tokens, count)) for count in sorted(counts))
+            yield Unit(f"experts over {tokens} tokens", level, rows)
 
     def decode(self, level: int) -> Iterator[Unit]:
         """New batch sizes get every context so far, old ones the new contexts."""

@@ -4,12 +4,20 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
 from tetrisim.errors import ProfileError, unknown_name
-from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec, load_model
+from tetrisim.latency.bounds import Experts
+from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec, from_config, load_model
 
 MATRICES = ("qkv_proj", "o_proj", "gate_up_proj", "up_proj", "down_proj")
 """The matrix multiplications over tokens; `up_proj` stands for `gate_up_proj` where the MLP is not gated."""
+
+MOE_FAMILIES = {
+    "mixtral": ("mistral", "num_local_experts", "intermediate_size"),
+    "qwen3_moe": ("qwen3", "num_experts", "moe_intermediate_size"),
+}
+"""model_type -> the dense family that all but the MLP is like, and the keys of the experts' count and features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +28,8 @@ class ShardShape:
     family: str
     dtype: str
     tensor_parallel: int
+    experts: Experts | None = None
+    """In place of the dense MLP, whose `intermediate` is then that of one expert."""
 
     @property
     def heads(self) -> int:
@@ -50,9 +60,13 @@ class ShardShape:
     def matrices(self) -> dict[str, tuple[int, int]]:
         """Op -> (input features, output features)."""
         hidden, width = self.model.hidden, self.heads * self.model.head_dim
-        return {
+        attention = {
             "qkv_proj": (hidden, (self.heads + 2 * self.kv_heads) * self.model.head_dim),
             "o_proj": (width, hidden),
+        }
+        if self.experts is not None:
+            return attention
+        return attention | {
             self.up: (hidden, self.intermediate * (2 if self.model.gated_mlp else 1)),
             "down_proj": (self.intermediate, hidden),
         }
@@ -65,12 +79,14 @@ class ShardShape:
 
     @property
     def calls_per_layer(self) -> dict[str, int]:
-        """Ops of one layer in the order in which they run first, attention left out."""
+        """Ops of one layer in the order in which they run first, attention and routed experts left out."""
         calls = {"layernorm": 2, "qkv_proj": 1}
         if self.family == "qwen3":
             calls["qk_norm"] = 1
         if self.family != "opt":
             calls["rotary_emb"] = 1
+        if self.experts is not None:
+            return calls | {"o_proj": 1, "router": 1}
         return calls | {"o_proj": 1, self.up: 1, "act_fn": 1, "down_proj": 1}
 
     @property
@@ -92,6 +108,8 @@ class ShardShape:
     def weight_bytes(self) -> int:
         """All layers and the LM head of this shard."""
         layer = sum(inputs * outputs for inputs, outputs in self.matrices.values())
+        if self.experts is not None:
+            layer += 3 * self.experts.count * self.model.hidden * self.intermediate
         return (self.model.layers * layer + self.vocab * self.model.hidden) * DTYPE_BYTES[self.dtype]
 
 
@@ -120,7 +138,9 @@ class BatchShape:
 
 def shard_shape(model: str, dtype: str, tensor_parallel: int) -> ShardShape:
     """The shard of a catalog model or `config.json`; one that cannot be cut so raises ProfileError."""
-    spec = load_model(model, "--model")
+    spec, family, experts = _model(model)
+    if experts is not None and dtype == "fp8":
+        raise ProfileError("--dtype", "fp8 has no grouped matrix multiplication here", "bf16 or fp16 for experts")
     if dtype not in DTYPE_BYTES:
         raise unknown_name(ProfileError, "--dtype", dtype, DTYPE_BYTES)
     whole = {"heads": spec.heads, "MLP features": spec.intermediate}
@@ -130,7 +150,28 @@ def shard_shape(model: str, dtype: str, tensor_parallel: int) -> ShardShape:
         if tensor_parallel < 1 or count % tensor_parallel:
             raise ProfileError("--tp", f"{tensor_parallel} does not divide the {count} {what} of {spec.name}",
                                "a divisor")  # fmt: skip
-    return ShardShape(spec, _family(model), dtype, tensor_parallel)
+    return ShardShape(spec, family, dtype, tensor_parallel, experts)
+
+
+def _model(model: str) -> tuple[ModelSpec, str, Experts | None]:
+    """Sizes, dense family and experts of a catalog model or `config.json`."""
+    path = Path(model)
+    try:
+        config: Any = json.loads(path.read_text()) if path.suffix == ".json" else {}
+    except (OSError, ValueError):
+        config = {}  # load_model says what is wrong
+    if not isinstance(config, dict) or config.get("model_type") not in MOE_FAMILIES:
+        return load_model(model, "--model"), _family(model), None
+    config = cast("dict[str, Any]", config)
+    family, count, features = MOE_FAMILIES[config["model_type"]]
+    sizes: list[Any] = [config.get(key) for key in (count, "num_experts_per_tok", features)]
+    if not all(type(size) is int and size > 0 for size in sizes) or sizes[1] > sizes[0]:
+        raise ProfileError(model, f"{count}, num_experts_per_tok, {features} are {sizes}",
+                           "whole numbers above 0, and no more a token than there are")  # fmt: skip
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        raise ProfileError(model, "has dense layers between those with experts", "the same MLP in all layers")
+    dense = {**config, "model_type": family, "intermediate_size": sizes[2]}
+    return from_config(dense, path.parent.name or path.stem, model), family, Experts(*sizes)
 
 
 def _family(model: str) -> str:

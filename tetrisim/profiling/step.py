@@ -6,6 +6,7 @@ from typing import Any
 import torch  # pyright: ignore[reportMissingImports]
 
 from tetrisim.profiling.attention import KvPool
+from tetrisim.profiling.layer import layer_order
 from tetrisim.profiling.ops import Call, ShardOps
 from tetrisim.profiling.shape import BatchShape
 from tetrisim.profiling.timer import HOST, capture
@@ -18,13 +19,10 @@ class Step:
         shape = ops.shape
         self.ops, self.batch = ops, batch
         self.attention = kernel(batch, pool, ops.buffers["qkv_proj"], ops.buffers["attended"])
-        names = {*shape.calls_per_layer, *shape.calls_per_step}
+        names = {*shape.calls_per_layer, *shape.calls_per_step, *(("moe",) if shape.experts is not None else ())}
         self.calls: dict[str, Call] = {name: ops.bind(name, batch.tokens, batch.sequences) for name in names}
         self.calls["attention"] = self.attention
-        # Ops of a layer up to the attention, then the rest; the second norm opens the MLP.
-        before = [name for name in ("layernorm", "qkv_proj", "qk_norm", "rotary_emb") if name in names]
-        layer = [*before, "attention", "o_proj", "layernorm", shape.up, "act_fn", "down_proj"]
-        self.order = [(self.calls[name], i) for i in range(shape.model.layers) for name in layer]
+        self.order = [(self.calls[name], i) for i in range(shape.model.layers) for name in layer_order(shape)]
         self.order = [(self.calls["embedding"], 0), *self.order]
         self.order += [(self.calls[name], 0) for name in ("final_layernorm", "lm_head", "sampler")]
         self.ids = torch.randint(shape.vocab, (batch.tokens,)).tolist()
@@ -66,6 +64,17 @@ class Step:
         self.prepare()
         self.graph.replay()
         return self.ops.next_tokens[: self.batch.sequences].tolist()
+
+    def op_seconds(self) -> float:
+        """The ops of a step on a CPU, each timed where it runs."""
+        self.prepare()
+        took = 0.0
+        for call, i in self.order:
+            HOST.start()
+            call(self.turn + i)
+            took += HOST.stop()
+        self.turn += self.ops.shape.model.layers
+        return took
 
     def seconds(self, graph: bool = False) -> float:
         """Time of one step: wall time where a GPU works meanwhile, as HostClock gives it on a CPU."""

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ class Store:
             "source": f"measured by tetrisim on {device['device']}, torch {device['torch']}, {day}",
             "calls_per_layer": self.shape.calls_per_layer,
             "calls_per_step": self.shape.calls_per_step,
+            "shape": asdict(self.shape.model),
+            **({"experts": asdict(self.shape.experts)} if self.shape.experts is not None else {}),
             "provenance": provenance,
         }
         with self._writing():

@@ -1,6 +1,7 @@
 """Whole measured steps against the step-time model, on batch shapes that no table was made from."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,16 +19,26 @@ PASSES = 2
 
 @dataclass(frozen=True, slots=True)
 class StepCheck:
-    """One batch shape: predicted seconds, and the median measured seconds of every pass."""
+    """One batch shape: predicted seconds, and the median measured seconds of every pass.
+
+    `paced_s` is measured too, each sample over the pace of the machine in the same second: what a neighbour, or a
+    clock, slows all ops alike by is then no error of the model.
+    """
 
     batch: BatchShape
     predicted_s: float
     measured_s: tuple[float, ...]
+    paced_s: tuple[float, ...]
 
     @property
     def error(self) -> float:
         """Predicted over measured, less one; measured is the mean of the passes."""
         return self.predicted_s * len(self.measured_s) / sum(self.measured_s) - 1
+
+    @property
+    def paced_error(self) -> float:
+        """The same against `paced_s`."""
+        return self.predicted_s * len(self.paced_s) / sum(self.paced_s) - 1
 
     @property
     def noise(self) -> float:
@@ -76,32 +87,40 @@ DRIFT_ROWS: tuple[Task, ...] = (
 )
 
 
-def rows_again(bench: Any, store: Store, rounds: int = 5) -> float:
-    """Median over a few rows of what they take now over what the profile says: how far the machine has drifted."""
-    rows = [task for task in DRIFT_ROWS if task in store]
-    samplers = [bench.prepare(*task) for task in rows]
-    times = [[sampler()["time_us"] for sampler in samplers] for _ in range(rounds)]
-    now = [median(samples) for samples in zip(*times, strict=True)]
-    return median(time / store.rows[file][key]["time_us"] for time, (file, key) in zip(now, rows, strict=True))
+GROUP = 4
+"""Steps between two looks at the pace."""
 
 
-def check_steps(bench: Any, timer: StepTimer, batches: list[BatchShape], rounds: int = 5) -> list[StepCheck]:
+def machine_pace(bench: Any, store: Store) -> Callable[[], float]:
+    """Each use measures a few rows again: the median of what they take now over what the profile says."""
+    rows = [(bench.prepare(*task), store.rows[task[0]][task[1]]["time_us"]) for task in DRIFT_ROWS if task in store]
+    return lambda: median(sampler()["time_us"] / time for sampler, time in rows)
+
+
+def check_steps(
+    bench: Any, timer: StepTimer, batches: list[BatchShape], rounds: int = 5, pace: Callable[[], float] = lambda: 1.0
+) -> list[StepCheck]:
     """Measure every batch in PASSES passes of interleaved rounds on a TorchBench."""
     graph = bench.device.type == "cuda"
     measured: list[list[float]] = [[] for _ in batches]
+    paced: list[list[float]] = [[] for _ in batches]
     for _ in range(PASSES):
         steps = [bench.step(batch) for batch in batches]
         for step in steps:
             step.seconds(graph)
-        times: list[list[tuple[float, float]]] = [[] for _ in batches]
+        times: list[list[tuple[float, tuple[float, float]]]] = [[] for _ in batches]
+        now = 1.0
         for _ in range(rounds):
             for at, step in enumerate(steps):
+                now = pace() if at % GROUP == 0 else now
                 bench.disturbance()
                 seconds = step.seconds(graph)
-                times[at].append((bench.disturbance(), seconds))
+                times[at].append((bench.disturbance(), (seconds, seconds / now)))
         for at, samples in enumerate(times):
-            measured[at].append(median(seconds for _, seconds in quietest(samples)))
+            kept = [pair for _, pair in quietest(samples)]
+            measured[at].append(median(seconds for seconds, _ in kept))
+            paced[at].append(median(seconds for _, seconds in kept))
     return [
-        StepCheck(batch, predicted_s(timer, batch), tuple(times))
-        for batch, times in zip(batches, measured, strict=True)
+        StepCheck(batch, predicted_s(timer, batch), tuple(times), tuple(even))
+        for batch, times, even in zip(batches, measured, paced, strict=True)
     ]

