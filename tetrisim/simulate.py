@@ -36,8 +36,8 @@ class Result:
     flips, kv_blocks.
     `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j
     from 0), `steps`, and `weight`, the number of sequences that waited that gap.
-    `flip_columns`: a change of role each: instance, role (the new one), drain_s (from then on it was given nothing new),
-    flip_s, ready_s.
+    `flip_columns`: one entry a change of role: instance, role (the new one), drain_s (from then on it was given nothing
+    new), flip_s, ready_s.
     `time_shares`: seconds of step time by source: measured, interpolated, estimated.
     `provenance`: one line for each latency table used.
     """

@@ -10,9 +10,10 @@ class Links:
     """Transfers at full bandwidth, first come first served at both ends.
 
     A transfer starts when the sender's outgoing and the receiver's incoming port are free: contention is waiting. Size
-    over bandwidth plus latency, as in the paper's mock of its links (notes, section 3). By chunk or layer, the KV is sent
-    while later chunks or layers are computed; what remains at the end of the prefill waits for the ports like any other
-    transfer. What went before is taken to have found them free.
+    over bandwidth plus latency, as in the paper's mock of its links (notes, section 3).
+
+    By chunk or layer, KV is sent while later ones are computed; what remains at the end of the prefill waits
+    for the ports like any other transfer. What went before is taken to have found them free.
     """
 
     def __init__(self, env: Clock, spec: LinkSpec, bytes_per_token: int, layers: int) -> None:
