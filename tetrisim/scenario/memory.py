@@ -12,10 +12,12 @@ RUNTIME_BYTES = 0.75 * 2**30
 def kv_blocks(pool: PoolSpec, gpu: GpuSpec, model: ModelSpec, dtype: str, where: str) -> int:
     """KV blocks of one instance: given by `pool.kv_blocks`, or derived from `memory_utilization`.
 
-    Activations are those of the largest step: two hidden and two MLP widths a token, and logits of each sequence. A
-    model that does not fit raises ScenarioError with the sum spelled out.
+    Activations are those of the largest step: two hidden and two MLP widths a token, and logits of each sequence. At
+    fp8 they stay at 16 bits, and so do the embeddings and the LM head, as in published checkpoints. A model that does
+    not fit raises ScenarioError with the sum spelled out.
     """
     size, shards = DTYPE_BYTES[dtype], pool.tensor_parallel
+    wide = max(2, size)
     block_bytes = pool.block_tokens * model.kv_bytes_per_token(dtype) / min(shards, model.kv_heads)
     if pool.kv_blocks is not None:
         if pool.kv_blocks * block_bytes > gpu.memory_bytes:
@@ -25,8 +27,8 @@ def kv_blocks(pool: PoolSpec, gpu: GpuSpec, model: ModelSpec, dtype: str, where:
         return pool.kv_blocks
     tokens = min(pool.max_num_batched_tokens or pool.chunk_tokens, 16384)
     usable = gpu.memory_bytes * pool.memory_utilization
-    weights = model.parameters * size / shards
-    activations = tokens * size * (2 * model.hidden + 2 * model.up_width / shards) + 4 * model.vocab * min(tokens, 256)
+    weights = (model.matrices * size + model.tables * wide) / shards
+    activations = tokens * wide * (2 * model.hidden + 2 * model.up_width / shards) + 4 * model.vocab * min(tokens, 256)
     left = usable - weights - activations - RUNTIME_BYTES
     blocks = int(left // block_bytes)
     if blocks < 1:

@@ -50,8 +50,17 @@ class ModelSpec:
     @property
     def parameters(self) -> int:
         """Weights of all matrices, embeddings included; norms and biases are left out."""
-        tables = 1 if self.tied_embeddings else 2
-        return self.layers * self.layer_parameters + tables * self.vocab * self.hidden
+        return self.matrices + self.tables
+
+    @property
+    def matrices(self) -> int:
+        """Weights of the layers."""
+        return self.layers * self.layer_parameters
+
+    @property
+    def tables(self) -> int:
+        """Weights of the embeddings and the LM head, which may be one table."""
+        return (1 if self.tied_embeddings else 2) * self.vocab * self.hidden
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Keys and values of one token over all layers and all tensor-parallel shards."""

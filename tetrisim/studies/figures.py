@@ -20,7 +20,7 @@ from tetrisim.studies.seeds import Estimate
 ROOTS = (Path(__file__).parents[2] / "experiments", Path(__file__).parents[1] / "_experiments")
 """Where the figures are: beside the package in a checkout, or inside an installed one."""
 
-HOLDS = {"band": "within band", "direction": "direction holds"}
+HOLDS = {"band": "within band", "direction": "direction holds", "report": "reported"}
 """Kind of an expectation -> the verdict when the value lies from `low` to `high`."""
 
 FAILS = "does not hold"
