@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check readme clean
+.PHONY: demo test check readme figures clean
 
 demo: .venv/.installed
 	@if [ -f out/demo/run.json ]; then rm -r out/demo; fi
@@ -18,6 +18,10 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The figures of the TetriInfer paper, and what came of them.
+figures: .venv/.installed
+	@$(BIN)/tetrisim figures --out out/figures
 
 # Puts what the demo prints now into README.md.
 readme: .venv/.installed

@@ -232,7 +232,11 @@ def _profiles(points: Sequence[Point], given: Path | None, work: Path) -> tuple[
     """Point -> the folder that holds its profile, and the points that none can be composed for."""
     if given is not None and any(given.rglob("profile.yaml")):
         return {point.name: given for point in points}, []
-    find_systems(systems_folder(given))
+    try:
+        find_systems(systems_folder(given))
+    except ProfileError as error:
+        expected = "its systems, or imported profiles, with --profile DIR; or pip install 'tetrisim[aiconfigurator]'"
+        raise ProfileError(error.where, error.what, expected) from None
     wanted: dict[tuple[str, str, str, bool, str], set[int]] = {}
     for point in points:
         wanted.setdefault(_composition(point), set()).update(point.degrees)
