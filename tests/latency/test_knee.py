@@ -42,7 +42,9 @@ def test_a_sharp_ridge_is_reached_at_the_share_below_it():
 
 def test_a_fixed_cost_and_a_cost_a_token():
     # n / (90 + n) >= 0.9 * 1000 / (90 + 1000) from n = 0.9 * 90 * 1000 / (90 + 0.1 * 1000) = 426.3 on.
-    assert saturation_tokens(timer_of(lambda tokens: 90.0 + tokens), 1000) == 427
+    law = timer_of(lambda tokens: 90.0 + tokens)
+    assert saturation_tokens(law, 1000) == 427
+    assert saturation_tokens(law, 1000, share=1.0) == 1000, "it rises for as long as it is looked at"
 
 
 def test_prompts_so_long_that_attention_slows_them_do_not_lower_the_plateau():

@@ -227,17 +227,14 @@ class Engine:
             ordered.popleft()
             kv.admit(request, cached, remaining if self._whole_prompts else take)
             request.computed = cached
-            self._seat(request)
+            running[request] = None
+            self._admitted = request.sequence = self._admitted + 1
             if take < remaining:
                 self.partials.append(request)
             else:
                 self.queued -= 1
             pieces.append((request, take))
             scheduled += take
-
-    def _seat(self, request: Request) -> None:
-        self.running[request] = None
-        self._admitted = request.sequence = self._admitted + 1
 
     def can_fill(self, tokens: int) -> bool:
         """Whether the waiting requests whose order is fixed fill a chunk's last `tokens` tokens, memory included."""
@@ -337,7 +334,8 @@ class Engine:
     def _join(self, request: Request, context: int) -> None:
         self.queued -= 1
         self.kv.admit(request, 0, context)
-        self._seat(request)
+        self.running[request] = None
+        self._admitted = request.sequence = self._admitted + 1
         self.batch.join(request, context)
         self.joined.append(request)
 
@@ -365,15 +363,8 @@ class Engine:
         self.kv.grow(self.batch, self.running, steps)
         self.batch.advance(steps)
 
-    def finish(self, request: Request) -> None:
-        """Let a decoding request go, with its memory."""
-        self._dismiss(request, self.batch.leave(request))
-
-    def finish_prefilled(self, request: Request) -> None:
-        """Let a request go whose only token came with its prefill."""
-        self._dismiss(request, request.target)
-
-    def _dismiss(self, request: Request, tokens: int) -> None:
+    def finish(self, request: Request, tokens: int) -> None:
+        """Let a request go that has shown its last token and left the batch, with the memory of its `tokens` tokens."""
         if self.lags:
             self.leaving[request] = tokens
         else:

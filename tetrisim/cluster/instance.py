@@ -89,7 +89,11 @@ class Instance:
         if self._lag and self._steps - self.steps_done(now) == 1:
             self._late.append(request)
         else:
-            self._attend(self.engine.push(request), now)
+            may_join = self.engine.push(request)
+            if self._pending is None:
+                self._wake(now)
+            elif may_join and not self._cut:
+                self._shorten(now)
 
     def expect(self, request: Request, now: int) -> None:
         """A request that was placed here: its KV is on its way."""
@@ -100,9 +104,7 @@ class Instance:
 
     def receive(self, request: Request, now: int) -> None:
         """An expected request: its prompt's KV has arrived."""
-        self._attend(self.engine.receive(request), now)
-
-    def _attend(self, may_join: bool, now: int) -> None:
+        may_join = self.engine.receive(request)
         if self._pending is None:
             self._wake(now)
         elif may_join and not self._cut:
@@ -283,7 +285,7 @@ class Instance:
             self._gaps.rows.append((now - request.last_token, 0, 1, 1))
         request.last_token = now
         if request.generated == request.output:
-            engine.finish_prefilled(request)
+            engine.finish(request, request.target)
             self._depart(request, now)
         elif self.role == "prefill":
             engine.retire(request)
@@ -368,8 +370,9 @@ class Instance:
 
     def _finish_due(self, now: int) -> None:
         """Let the requests go whose last token has just been shown."""
-        for request in self.engine.batch.finished():
-            self.engine.finish(request)
+        engine = self.engine
+        for request in engine.batch.finished():
+            engine.finish(request, engine.batch.leave(request))
             self._depart(request, now)
 
     def _depart(self, request: Request, now: int) -> None:

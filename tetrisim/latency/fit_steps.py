@@ -8,6 +8,7 @@ over `cached` ones (several in one step count as the one with their work), and d
 f and h are straight lines between knots and never fall; no coefficient is below 0. The fit is least squares on relative
 errors, so that it aims at the mean step; steps far off (OUTLIER) count as if they were that far off. What a step costs
 between its end and the start of the next one, while the engine has work, is the median such gap, added to every step.
+Where the machine's speed was probed beside the steps (`probes`), each is first put at the usual speed.
 """
 
 import gzip
@@ -29,6 +30,7 @@ from tetrisim.latency.bounds import bounds
 from tetrisim.latency.check import rounded
 from tetrisim.latency.grid import INTERPOLATED, between
 from tetrisim.latency.importers.stage import Draft, install
+from tetrisim.latency.probes import read_probes, usual_s
 from tetrisim.latency.roofline import Shard
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
@@ -293,18 +295,20 @@ def convert(logs: Sequence[Path], out: Path, engine: Engine) -> Path:
     shard = engine.shard
     every = [read_steps(path) for path in logs]
     steps = [step for log in every for step in log]
+    usual, slowness = at_usual_speed(logs, every)
     shapes = shapes_of(steps)
     counts = {kind: int((shapes.kind == index).sum()) for index, kind in enumerate(KINDS)}
     for kind in KINDS[:2]:
         if counts[kind] < FEWEST:
             raise ProfileError(", ".join(map(str, logs)), f"holds {counts[kind]} {kind} steps", f"{FEWEST} or more")
     gap = float(np.median([between_steps_s(log) for log in every]))
-    seconds = np.array([step.duration_s for step in steps]) + gap
+    seconds = (np.array([step.duration_s for step in steps]) + gap) / slowness
     draft = Draft(
         engine.gpu, engine.model, engine.dtype, engine.tensor_parallel,
         f"fitted to {len(steps)} logged engine steps, host time and all-reduces inside",
         {}, {"whole_step": 1, "per_sequence": 1},
         {"logs": [path.name for path in logs], "steps": counts, "between_steps_us": round(1e6 * gap, 1),
+         "probes_us": {name: round(1e6 * seconds, 1) for name, seconds in usual.items()},
          "engine": {key: value for key, value in facts(logs[0]).items() if key in KEPT}},
         includes=("host", "all_reduce"),
     )  # fmt: skip
@@ -318,6 +322,21 @@ def convert(logs: Sequence[Path], out: Path, engine: Engine) -> Path:
     meta |= {"interpolation": {}, "errors": rounded(held_out_errors(steps, seconds))}
     (folder / "profile.yaml").write_text(yaml.safe_dump(meta, sort_keys=False))
     return folder
+
+
+def at_usual_speed(logs: Sequence[Path], every: Sequence[Sequence[Step]]) -> tuple[dict[str, float], np.ndarray]:
+    """Usual seconds of each probe (none where nobody probed), and for every step the time over usual time around it."""
+    probes = [read_probes(path if path.is_dir() else path.parent) for path in logs]
+    known = [one for one in probes if one]
+    if not known:
+        return {}, np.ones(sum(map(len, every)))
+    usual = usual_s(known)
+    slowness: list[np.ndarray] = []
+    for path, one, steps in zip(logs, probes, every, strict=True):
+        if one is None or one.took_s.keys() != usual.keys():
+            raise ProfileError(str(path), "was not probed as the other logs were", "the same probes beside all or none")
+        slowness.append(one.slowness(usual, np.array([step.start_s + step.duration_s / 2 for step in steps])))
+    return usual, np.concatenate(slowness)
 
 
 def _curve(op: str, knots: list[int], seconds: np.ndarray) -> list[tuple[tuple[Any, ...], float, int]]:

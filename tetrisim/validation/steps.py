@@ -151,9 +151,9 @@ def complete_step(engine: Engine, pieces: list[Piece]) -> None:
             engine.start_decode(request)
     for request in sorted(done, key=lambda one: one.sequence):
         if request.finish_step == NEVER:
-            engine.finish_prefilled(request)
+            engine.finish(request, request.target)
         else:
-            engine.finish(request)
+            engine.finish(request, engine.batch.leave(request))
 
 
 def _request(row: Row) -> Request:
