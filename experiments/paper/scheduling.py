@@ -7,7 +7,10 @@ import numpy as np
 
 import tetrisim
 from tetrisim.metrics import definitions as define
+from tetrisim.policies.prediction import bucket
+from tetrisim.policies.views import PlacementView, RequestView, Rng
 from tetrisim.report import style
+from tetrisim.scenario.cluster import PredictorSpec
 from tetrisim.streams import stream
 from tetrisim.studies.seeds import SEEDS, Estimate, estimate, over_seeds
 from tetrisim.workload.trace import Trace, build
@@ -63,16 +66,20 @@ def mean_ttft(result: tetrisim.Result) -> float:
     return float(define.ttft(result.request_columns).mean())
 
 
-def draw_line(axis, x: Sequence[float], points: Sequence[Estimate], place: int, name: str = "", **kwargs) -> None:
-    """Means with their 95 % intervals; the name stands at the last point, `offset` points from it."""
-    offset = kwargs.pop("offset", (6, 0))
+def draw_line(
+    axis,
+    x: Sequence[float],
+    points: Sequence[Estimate],
+    place: int,
+    name: str,
+    offset: tuple[float, float] = (6, 0),
+    at: int = -1,
+) -> None:
+    """Means with their 95 % intervals; the name stands `offset` points from the one numbered `at`."""
     means, halves = [point.mean for point in points], [point.half for point in points]
-    axis.errorbar(
-        x, means, halves, color=style.colour(place), linestyle=style.dash(place), marker="o", markersize=4, capsize=3,
-        **kwargs,
-    )  # fmt: skip
-    if name:
-        style.name_line(axis, name, (x[-1], means[-1]), place, offset)
+    look = {"color": style.colour(place), "linestyle": style.dash(place)}
+    axis.errorbar(x, means, halves, marker="o", markersize=4, capsize=3, **look)
+    style.name_line(axis, name, (x[at], means[at]), place, offset)
 
 
 def drifting_trace(scenario: tetrisim.Scenario) -> Trace:
@@ -123,3 +130,15 @@ def hotspot(result: tetrisim.Result) -> float:
         for name in instances["instance"][instances["role"] == "decode"]
     ]
     return max(tokens) / float(np.mean(tokens))
+
+
+def fewest_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int:
+    """A placement policy: of two instances drawn at random, the one with fewer decodes."""
+    first, second = rng.randrange(view.count), rng.randrange(view.count)
+    one, two = view.snapshot(first), view.snapshot(second)
+    return first if one.heavy + one.light <= two.heavy + two.light else second
+
+
+def upper_end(outputs: np.ndarray, spec: PredictorSpec, rng: np.random.Generator) -> np.ndarray:
+    """A predictor: the upper end of the range that `bucket` gives the lower end of."""
+    return bucket(outputs, spec, rng) + spec.granularity_tokens

@@ -48,6 +48,21 @@ def test_performance_per_dollar_in_both_readings():
     assert summary["perf_per_dollar_ratio"] == pytest.approx(2 / 1.25)
 
 
+@pytest.mark.parametrize(
+    ("jct_cut", "cost", "published"),
+    [(0.40, 1.00, "1.4"), (0.47, 0.62, "2.4"), (0.23, 1.43, "0.86"), (0.19, 1.07, "1.1"), (0.50, 0.79, "1.9")],
+    ids=["LPLD", "LPHD", "HPLD", "HPHD", "Mixed"],
+)
+def test_performance_per_dollar_gives_what_the_paper_printed(jct_cut, cost, published):
+    """TetriInfer's Figures 11 to 15: its cuts of JCT and resource usage times, and perf/$ to the digits it prints."""
+    own = summarize(three_requests())
+    baseline = own | {"mean_e2el_ms": own["mean_e2el_ms"] / (1 - jct_cut), "dollars": own["dollars"] / cost}
+    summary = summarize(three_requests(), baseline)
+    digits = len(published.split(".")[1])
+    assert f"{summary['perf_per_dollar']:.{digits}f}" == published
+    assert f"{summary['perf_per_dollar_ratio']:.{digits}f}" != published
+
+
 def test_what_does_not_exist_is_null_and_json_is_strict():
     summary = json.loads(json.dumps(summarize(nothing_completed()), allow_nan=False))
     for key in (
