@@ -1,8 +1,8 @@
 """Figure 18: who may join the decode batch - greedy, reserve-static (RS), reserve-dynamic (RD) - by what is predicted.
 
 Both ways of preempting are shown: recomputing, and swapping to the host. The paper's 100 % is read in three ways: its
-ranges of 200 tokens without an error, of which the policies take the lower end (as the paper says) or the upper one; and
-exact lengths.
+ranges of 200 tokens without an error, of which the policies take the lower end (as the paper says) or the upper one;
+and exact lengths.
 """
 
 import numpy as np
