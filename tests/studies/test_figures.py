@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from tetrisim.errors import ScenarioError
-from tetrisim.studies.figures import find_figures, judge, run_figure, save_verdicts
+from tetrisim.studies.figures import find_figures, judge, run_figure, save_verdicts, verdict_table
 from tetrisim.studies.seeds import Estimate
 
 HEADER = "metric,paper,low,high,kind,reason\n"
@@ -22,6 +22,7 @@ def test_a_value_is_judged_by_its_band_or_by_its_direction(tmp_path):
     assert [row.verdict for row in verdicts] == ["within band", "direction holds", "does not hold"]
     assert [row.reason for row in verdicts] == ["", "", "the cap"]
     assert verdicts[0].ours.half == 2.0
+    assert verdict_table(verdicts).splitlines()[2] == f"| {folder.name} | jct | -40 % | -45 ± 2 | within band |"
 
 
 @pytest.mark.parametrize("metrics", [{"jct": 1.0}, {"jct": 1.0, "ttft": 2.0, "cost": 3.0}])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tetrisim.studies.figures import Verdict
 
 NamesArgument = Annotated[list[str] | None, typer.Argument(help="Figures, as in fig12 or fig12-lphd; all by default.")]
-FolderOption = Annotated[Path, typer.Option("--out", help="A folder for the pictures and figures.csv.")]
+FolderOption = Annotated[Path, typer.Option("--out", help="A folder for the pictures and the table.")]
 JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Processes.")]
 
 
@@ -27,14 +27,15 @@ def figures_command(
 ) -> None:
     """Regenerate the paper's figures and print each metric beside the paper's value."""
     with one_line_errors():
-        from tetrisim.studies.figures import find_figures, save_verdicts
+        from tetrisim.studies.figures import find_figures, save_verdicts, verdict_table
 
         folders = find_figures(names or [])
         out.mkdir(parents=True, exist_ok=True)
         verdicts = _make(folders, out, parse_settings(settings or []), jobs)
         save_verdicts(out / "figures.csv", verdicts)
+        (out / "figures.md").write_text(verdict_table(verdicts))
         _print(verdicts)
-        typer.echo(f"Pictures and figures.csv are in {out}.")
+        typer.echo(f"Pictures, figures.csv and figures.md are in {out}.")
 
 
 def make_figure(folder: Path, out: Path, settings: dict[str, object]) -> "list[Verdict]":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tetrisim.errors import ScenarioError, unknown_name
 from tetrisim.metrics.summary import Summary, summarize
@@ -11,6 +11,7 @@ from tetrisim.scenario.load import with_system
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.systems import SYSTEMS
 from tetrisim.simulate import Result, simulate
+from tetrisim.studies.seeds import Estimate, estimate, over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,77 @@ class Comparison:
         import pandas as pd
 
         return pd.DataFrame(self.summaries).set_index("system")
+
+
+METRICS = (
+    "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "mean_e2el_ms", "p99_e2el_ms", "request_goodput",
+    "perf_per_dollar",
+)  # fmt: skip
+"""Summary keys whose differences are shown over seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A system's metric less the baseline's, paired seed by seed; `baseline` is the baseline's own mean.
+
+    Seeds where either has no value are left out, and `difference.seeds` says how many are left; None where fewer than
+    two are.
+    """
+
+    system: str
+    metric: str
+    baseline: Estimate | None
+    difference: Estimate | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a 95 % interval, and it does not hold zero."""
+        found = self.difference
+        return found is not None and not found.low <= 0 <= found.high
+
+    def row(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        row: dict[str, Any] = {"system": self.system, "metric": self.metric}
+        for name, found in (("baseline", self.baseline), ("difference", self.difference)):
+            row[name] = None if found is None else {"mean": found.mean, "low": found.low, "high": found.high}
+        return {**row, "seeds": 0 if self.difference is None else self.difference.seeds, "shown": self.shown}
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """A comparison under several seeds: `first` under the scenario's own, `by_seed` the summaries under each."""
+
+    first: Comparison
+    by_seed: list[list[Summary]]
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Every metric of every system but the first against the first."""
+        columns = list(zip(*self.by_seed, strict=True))  # a column a system
+        return [_difference(columns[0], column, metric) for column in columns[1:] for metric in METRICS]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        seed = self.first.scenario.seed
+        return {
+            "seeds": len(self.by_seed),
+            "baseline": self.first.summaries[0]["system"],
+            "differences": [each.row() for each in self.differences],
+            "summaries": [
+                {"seed": seed + number, **summary} for number, row in enumerate(self.by_seed) for summary in row
+            ],
+        }
+
+
+def _difference(baseline: tuple[Summary, ...], other: tuple[Summary, ...], metric: str) -> Difference:
+    pairs = [(base[metric], own[metric]) for base, own in zip(baseline, other, strict=True)]
+    pairs = [(base, own) for base, own in pairs if base is not None and own is not None]
+    name = str(other[0]["system"])
+    if len(pairs) < 2:
+        return Difference(name, metric, None, None)
+    return Difference(
+        name, metric, estimate([base for base, _ in pairs]), estimate([own - base for base, own in pairs])
+    )
 
 
 def compare(
@@ -54,6 +126,34 @@ def compare(
         results[each.system] = simulate(each, exact_steps=exact_steps, strict=strict)
         summaries.append(summarize(results[each.system], summaries[0] if summaries else None))
     return Comparison(scenario, results, summaries)
+
+
+def compare_seeds(
+    scenario: Scenario,
+    systems: Iterable[str],
+    seeds: int,
+    exact_steps: bool = False,
+    strict: bool = False,
+    on_start: Callable[[str], object] | None = None,
+) -> PairedComparison:
+    """`compare` under the scenario's seed and the next ones: within each, all systems share requests and luck."""
+    names = checked_systems(scenario, systems)
+    if len(names) < 2:
+        raise ScenarioError("systems", f"'{names[0]}' alone differs from nothing", "two or more to compare over seeds")
+    first: list[Comparison] = []
+
+    def measure(each: Scenario) -> list[Summary]:
+        def say(system: str) -> None:
+            if on_start is not None:
+                on_start(f"{system}, seed {each.seed}")
+
+        found = compare(each, names, exact_steps, strict, say)
+        if not first:
+            first.append(found)  # the rows of one seed are kept, or memory would grow with the seeds
+        return found.summaries
+
+    by_seed = over_seeds(scenario, measure, seeds)
+    return PairedComparison(first[0], by_seed)
 
 
 def checked_systems(scenario: Scenario, systems: Iterable[str]) -> list[str]:

@@ -84,6 +84,15 @@ def save_verdicts(path: Path, verdicts: Sequence[Verdict]) -> None:
             writer.writerow([row.figure, row.metric, row.paper, *ours, row.verdict, row.reason])
 
 
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    """The same as a Markdown table, without the reasons."""
+    lines = ["| figure | metric | paper | ours | verdict |", "|---|---|---|---|---|"]
+    for row in verdicts:
+        half = f" ± {row.ours.half:.2g}" if row.ours.half else ""
+        lines.append(f"| {row.figure} | {row.metric} | {row.paper} | {row.ours.mean:.4g}{half} | {row.verdict} |")
+    return "\n".join(lines) + "\n"
+
+
 def judge(folder: Path, metrics: Mapping[str, Estimate | float]) -> list[Verdict]:
     """Each metric of `expected.csv` beside what was found; a metric on one side only raises ScenarioError."""
     path = folder / "expected.csv"

@@ -22,8 +22,8 @@ Picture = Callable[[Path], object]
 
 REQUEST_COLUMNS = (
     "request_id", "arrival_s", "prompt_tokens", "output_tokens", "predicted_tokens", "prefill_start_s",
-    "first_token_s", "transfer_start_s", "transfer_end_s", "decode_start_s", "finish_s", "preemptions",
-    "prefill_instance", "decode_instance", "status",
+    "first_token_s", "transfer_start_s", "transfer_end_s", "decode_start_s", "finish_s", "lost_prefill_s",
+    "lost_decode_s", "cached_tokens", "recomputations", "preemptions", "prefill_instance", "decode_instance", "status",
 )  # fmt: skip
 """The columns of requests.parquet: times in seconds of the simulated clock."""
 
