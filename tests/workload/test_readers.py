@@ -193,12 +193,33 @@ def test_block_size_is_what_the_lengths_say_or_refused(tmp_path: Path) -> None:
     line = '{{"timestamp": 0, "input_length": 40, "output_length": 1, "hash_ids": {ids}}}\n'
     assert read(write(tmp_path, line.format(ids=[1, 2]))).hash_block_tokens == 16
     assert read(write(tmp_path, line.format(ids=[1]))).hash_block_tokens == 512
-    error = refused(write(tmp_path, line.format(ids=[1, 2, 3])))
-    assert error.where.endswith(":1") and "3 hash_ids for a prompt of 40 tokens" in error.what
-    assert error.expected == "1 (512-token blocks) or 2 (full 16-token blocks)"
+    error = refused(write(tmp_path, line.format(ids=[1, 2, 3, 4])))
+    assert error.where.endswith(":1") and "4 hash_ids for a prompt of 40 tokens" in error.what
+    assert error.expected == "1, one for each of its 512-token blocks"
     # most rows say 512, so the row that does not is the one to blame
     error = refused(write(tmp_path, line.format(ids=[1]) * 3 + line.format(ids=[1, 2])))
     assert error.where.endswith(":4")
+
+
+def test_blocks_of_other_powers_of_two(tmp_path: Path) -> None:
+    def sizes(*rows: tuple[int, int]) -> int | None:
+        lines = [f'{{"timestamp": 0, "input_length": {n}, "output_length": 1, "hash_ids": {list(range(ids))}}}\n'
+                 for n, ids in rows]  # fmt: skip
+        return read(write(tmp_path, "".join(lines))).hash_block_tokens
+
+    assert sizes((100, 3), (128, 4), (31, 0)) == 32  # full blocks only: 100 // 32, 128 // 32, 31 // 32
+    assert sizes((100, 4), (128, 4), (31, 1)) == 32  # and with a part-filled last block
+    assert sizes((1000, 7), (130, 1)) == 128
+    with pytest.raises(TraceError, match=r":3: 2 hash_ids for a prompt of 31 tokens; expected 0, .* full 32-token"):
+        sizes((100, 3), (128, 4), (31, 2))
+
+
+def test_a_stated_block_size_is_taken_or_refused(tmp_path: Path) -> None:
+    line = '{"timestamp": 0, "input_length": 40, "output_length": 1, "hash_ids": [1, 2], "block_tokens": 24}\n'
+    assert read(write(tmp_path, line)).hash_block_tokens == 24
+    error = refused(write(tmp_path, line.replace("24", "64")))
+    assert error.where.endswith(":1") and error.expected == "1, one for each of its 64-token blocks"
+    assert "block_tokens is 'x'" in refused(write(tmp_path, line.replace("24", '"x"'))).what
 
 
 def test_mooncake_without_hash_ids(tmp_path: Path) -> None:

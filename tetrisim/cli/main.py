@@ -5,11 +5,14 @@ from typing import Annotated
 import typer
 
 from tetrisim import __version__
+from tetrisim.cli.capacity import capacity_command
 from tetrisim.cli.compare import compare_command
 from tetrisim.cli.figures import figures_command
 from tetrisim.cli.lists import gpus_command, models_command, systems_command, traces_command
 from tetrisim.cli.profile import app as profile_app
 from tetrisim.cli.run import run_command
+from tetrisim.cli.timeline import timeline_command
+from tetrisim.cli.trace import app as trace_app
 from tetrisim.cli.validate import calibrate_command, validate_command
 
 app = typer.Typer(
@@ -21,6 +24,8 @@ app = typer.Typer(
 )
 app.command("run")(run_command)
 app.command("compare")(compare_command)
+app.command("capacity")(capacity_command)
+app.command("timeline")(timeline_command)
 app.command("validate")(validate_command)
 app.command("calibrate")(calibrate_command)
 app.command("figures")(figures_command)
@@ -29,6 +34,7 @@ app.command("gpus")(gpus_command)
 app.command("models")(models_command)
 app.command("traces")(traces_command)
 app.add_typer(profile_app, name="profile")
+app.add_typer(trace_app, name="trace")
 
 
 def _show_version(wanted: bool) -> None:

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tetrisim.errors import TraceError, nearest_name, unknown_name
+from tetrisim.workload.generator import MAX_TOKENS
 from tetrisim.workload.trace import Trace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MAX_TOKENS = 10**9
-"""More tokens than this in one request is taken for a broken file."""
 CHUNK_ROWS = 100_000
 """Rows held as text at a time; keeps a file of millions of rows from filling the memory."""
 
@@ -36,6 +35,12 @@ COLUMNS: dict[str, Columns] = {
     "csv": ("timestamp", "input_length", "output_length"),
     "mooncake": ("timestamp", "input_length", "output_length"),
 }
+DERIVED = {"burstgpt": ("Total tokens",), "mooncake": ("hash_ids", "block_tokens")}
+"""Further columns whose content a `Trace` keeps."""
+
+_POWERS = tuple(2**power for power in range(13))
+BLOCKS = ((512, False), (16, True), *((size, True) for size in _POWERS), *((size, False) for size in _POWERS))
+"""(tokens, whether full blocks only) of a hash id, in the order in which they are tried: Mooncake's, vLLM's, others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,27 @@ def read(path: str | os.PathLike[str], format: str = "auto") -> Trace:
 
     "auto" decides by the first line. Raises TraceError with the file and line of the first fault.
     """
+    if format not in ("auto", *READERS):
+        raise unknown_name(TraceError, "workload.format", format, ["auto", *READERS])
+    name = os.fspath(path)
+    return READERS[detect(name) if format == "auto" else format](name)
+
+
+def detect(path: str | os.PathLike[str]) -> str:
+    """The format that a trace file's first line belongs to."""
     name = os.fspath(path)
     with _opened(name) as text:
-        kind = _format_of(name, text.readline()) if format == "auto" else format
-    if kind not in READERS:
-        raise unknown_name(TraceError, "workload.format", kind, ["auto", *READERS])
-    return READERS[kind](name)
+        return _format_of(name, text.readline())
+
+
+def other_columns(path: str | os.PathLike[str], format: str) -> tuple[str, ...]:
+    """The columns (keys of the first line) of a file that `read` leaves aside, in the order of the file."""
+    name = os.fspath(path)
+    with _opened(name) as text:
+        line = text.readline()
+        names = _header(line) if format != "mooncake" else _record(_File(name, 1, COLUMNS[format]), 0, line)
+    known = {*COLUMNS[format], *DERIVED.get(format, ())}
+    return tuple(column for column in names if column not in known)
 
 
 def read_azure(path: str) -> Trace:
@@ -100,13 +120,16 @@ def read_burstgpt(path: str) -> Trace:
 def read_mooncake(path: str) -> Trace:
     """Mooncake JSONL; timestamp in MILLISECONDS, hash_ids (optional) one per block of the prompt.
 
-    The block size is what the lengths say: 512 tokens with a part-filled last block (Mooncake's own), else
-    16 tokens and full blocks only; anything else is refused.
+    The block size is what the first line's `block_tokens` states, else what the lengths say: 512 tokens with a
+    part-filled last block (Mooncake's own), else 16 tokens and full blocks only, else the smallest power of two
+    that fits every line; anything else is refused.
     """
     file = _File(path, 1, COLUMNS["mooncake"])
     chunks: list[tuple[Floats, Floats, Floats]] = []
     ids: list[Any] = []
+    stated: Any = None
     for row, records in _json_chunks(file):
+        stated = stated if row else records[0].get("block_tokens")
         columns = [[record[name] for record in records] for name in file.columns]
         chunks.append((_numbers(file, row, 0, columns[0]), *_tokens(file, row, columns)))
         ids.extend(record.get("hash_ids") for record in records)
@@ -115,7 +138,7 @@ def read_mooncake(path: str) -> Trace:
     if all(blocks is None for blocks in ids):
         return trace
     hash_ids = _hash_ids(file, ids)
-    block = _block_tokens(file, trace.prompt_tokens, hash_ids)
+    block = _block_tokens(file, trace.prompt_tokens, hash_ids, stated)
     return Trace(trace.name, trace.arrival_s, trace.prompt_tokens, trace.output_tokens, hash_ids, block)
 
 
@@ -324,15 +347,34 @@ def _hash_ids(file: _File, ids: list[Any]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, ids))
 
 
-def _block_tokens(file: _File, prompt: Ints, hash_ids: tuple[tuple[int, ...], ...]) -> int:
-    """Tokens per block: 512 if every row has ceil(prompt / 512) ids, else 16 if all have prompt // 16."""
+def _block_tokens(file: _File, prompt: Ints, hash_ids: tuple[tuple[int, ...], ...], stated: Any) -> int:
+    """Tokens per block: as stated, else the first of BLOCKS whose number of ids every row has."""
     counts = np.fromiter(map(len, hash_ids), np.int64, len(hash_ids))
-    expected = {512: -(-prompt // 512), 16: prompt // 16}
-    wrong = {block: np.flatnonzero(counts != wanted) for block, wanted in expected.items()}
-    for block, rows in wrong.items():
+    if stated is not None and (type(stated) is not int or not 0 < stated <= MAX_TOKENS):
+        raise file.error(0, f"block_tokens is {stated!r}", f"a whole number from 1 to {MAX_TOKENS}")
+    sizes = BLOCKS if stated is None else ((stated, False), (stated, True))
+    wrong: list[Ints] = []
+    for block, full_only in sizes:
+        rows = np.flatnonzero(counts != _blocks(prompt, block, full_only))
         if not len(rows):
             return block
-    row = int(min(wrong.values(), key=len)[0])  # the row that breaks the likelier of the two
+        wrong.append(rows)
+    likeliest = min(range(len(sizes)), key=lambda place: len(wrong[place]))  # it fits the most rows
+    row, (block, full_only) = int(wrong[likeliest][0]), sizes[likeliest]
+    kind = f"{'full ' if full_only else ''}{block}-token blocks"
     what = f"{counts[row]} hash_ids for a prompt of {prompt[row]} tokens"
-    either = f"{expected[512][row]} (512-token blocks) or {expected[16][row]} (full 16-token blocks)"
-    raise file.error(row, what, either)
+    raise file.error(row, what, f"{_blocks(prompt, block, full_only)[row]}, one for each of its {kind}")
+
+
+def _blocks(prompt: Ints, block: int, full_only: bool) -> Ints:
+    return prompt // block if full_only else -(-prompt // block)
+
+
+def tells_block(trace: Trace) -> bool:
+    """Whether `read` would find the trace's block size from its lengths alone."""
+    assert trace.hash_ids is not None
+    try:
+        found = _block_tokens(_File("", 1, COLUMNS["mooncake"]), trace.prompt_tokens, trace.hash_ids, None)
+    except TraceError:
+        return False
+    return found == trace.hash_block_tokens

@@ -126,7 +126,7 @@ def fitted_gaps(fit: TraceFit, n: int, rng: np.random.Generator) -> Floats:
     draws = rng.standard_normal((n, 1 + len(fit.memory)))
     score = draws[:, 0] * (1.0 - sum(share for share, _ in fit.memory)) ** 0.5
     for column, (share, scale_gaps) in enumerate(fit.memory, start=1):
-        score += share**0.5 * _slow_noise(draws[:, column], scale_gaps)
+        score += share**0.5 * slow_noise(draws[:, column], scale_gaps)
     log_gap = np.log(np.array(fit.gap_s, dtype=np.float64))
     return np.exp(cast(Floats, np.interp(score, normal_scores(), log_gap)))
 
@@ -138,7 +138,7 @@ def fitted_arrivals(fit: TraceFit, n: int, rng: np.random.Generator) -> Floats:
     return np.cumsum(gaps)
 
 
-def _slow_noise(white: Floats, scale_gaps: float) -> Floats:
+def slow_noise(white: Floats, scale_gaps: float) -> Floats:
     """Unit-variance AR(1) noise whose correlation falls by e in `scale_gaps` gaps."""
     keep = float(np.exp(-1.0 / scale_gaps))
     steps = white * np.sqrt(1.0 - keep * keep)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tetrisim.errors import TraceError, nearest_name, unknown_name
 from tetrisim.scenario.workload import WorkloadSpec
 from tetrisim.streams import stream
-from tetrisim.workload.synthetic import CATALOG, RANDOM_OUTPUT, RANDOM_PROMPT, random_lengths
+from tetrisim.workload.generator import GENERATOR_SUFFIXES, load_generator
+from tetrisim.workload.synthetic import CATALOG, RANDOM_OUTPUT, RANDOM_PROMPT, Generator, random_lengths
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,11 +40,14 @@ def build(spec: WorkloadSpec, seed: int) -> Trace:
     """The requests of one run; the same spec and seed give the same requests.
 
     Lengths and arrivals come from streams of their own ("lengths", "arrivals"), so changing the one leaves
-    the other as it was, and a generator asked for more requests begins with the same ones. A relative path
-    is taken from the working directory. Raises TraceError for an unusable file, name, count or rate.
+    the other as it was, and a generator asked for more requests begins with the same ones. A path that ends in
+    .yaml is a generator's; a relative one is taken from the working directory. Raises TraceError for an unusable
+    file, name, count or rate.
     """
     if spec.trace in CATALOG:
-        trace = _generate(spec, seed)
+        trace = _generate(spec, CATALOG[spec.trace], seed)
+    elif Path(spec.trace).suffix in GENERATOR_SUFFIXES:
+        trace = _generate(spec, load_generator(spec.trace), seed)
     elif Path(spec.trace).exists():
         trace = _from_file(spec)
     else:
@@ -66,8 +70,7 @@ def describe(name: str) -> str:
     return CATALOG[name].summary
 
 
-def _generate(spec: WorkloadSpec, seed: int) -> Trace:
-    generator = CATALOG[spec.trace]
+def _generate(spec: WorkloadSpec, generator: Generator, seed: int) -> Trace:
     n = generator.requests if spec.requests is None else spec.requests
     rng = stream(seed, "lengths")
     if spec.trace == "random":
@@ -76,7 +79,7 @@ def _generate(spec: WorkloadSpec, seed: int) -> Trace:
     else:
         prompt, output = generator.lengths(n, rng)
     arrival_s = generator.arrivals(n, stream(seed, "arrivals")) if spec.arrivals == "trace" else np.zeros(n)
-    return Trace(spec.trace, arrival_s, prompt, output)
+    return Trace(Path(spec.trace).name, arrival_s, prompt, output)
 
 
 def _from_file(spec: WorkloadSpec) -> Trace:
