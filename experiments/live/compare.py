@@ -3,14 +3,16 @@
     python experiments/live/compare.py [RUN ...]
 
 Needs neither vLLM nor torch. Step times come from data/profile, which `tetrisim profile fit-steps` made of the
-calibration logs alone; arrivals, lengths and engine settings are those of each run.
+calibration logs alone; arrivals, lengths and engine settings are those of each run. The second line of each run has the
+step times at the speed that the machine had, by the probes of that run: fixed work timed between the steps, never them.
 """
 
 import csv
 import gzip
 import json
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ import numpy as np
 import tetrisim
 from tetrisim.cluster.request import Request
 from tetrisim.latency.build import build_timer
+from tetrisim.latency.probes import Probes, read_probes
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import StepTimer
+from tetrisim.latency.table import read_profile
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.load import load
 from tetrisim.scenario.model import load_model
@@ -29,7 +33,6 @@ from tetrisim.validation.steps import complete_step, engine_of, plan_step
 
 DATA = Path(__file__).parent / "data"
 PROFILE = DATA / "profile"
-WINDOW_S = 2.0
 METRICS = ("step", "TPOT", "E2EL", "TTFT")
 
 
@@ -49,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Compared:
-    """One run: means in milliseconds, and how well its own batches are priced."""
+    """One run, measured and simulated: means in milliseconds, and how well its own batches are priced."""
 
     measured: dict[str, float]
     simulated: dict[str, float]
@@ -59,9 +62,8 @@ class Compared:
     """Median absolute error of a recorded batch."""
     steps: tuple[int, int]
     """Steps of the real run and of the simulated one."""
-    preemptions: int
-    stolen: float
-    """Share of the processors' time that the hypervisor gave to other machines during steps; NaN if not recorded."""
+    speed: float
+    """Time over usual time: 1 where the table is taken as it is, else the mean over the run's steps."""
 
     def error(self, metric: str) -> float:
         """Simulated over measured, less one."""
@@ -100,39 +102,33 @@ def priced_s(timer: StepTimer, batch: list[list[int]], prompts: list[int]) -> fl
     return timer.step(tokens, pieces, len(contexts), sum(contexts), max(contexts, default=0)) / TICKS_PER_S
 
 
-def compare(folder: Path) -> Compared:
-    """Simulate one run and set it beside what happened."""
-    config = json.loads((folder / "config.json").read_text())
+def speed(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Time over usual time at moments of a run, by its probes; usual is what it was in the calibrations."""
+    probes = read_probes(folder)
+    usual = read_profile(next(PROFILE.rglob("profile.yaml")).parent).meta["provenance"]["probes_us"]
+    assert isinstance(probes, Probes), f"{folder} has no probes"
+    return lambda moments_s: probes.slowness({name: us / 1e6 for name, us in usual.items()}, moments_s)
+
+
+def plain(folder: Path) -> Compared:
+    """A run beside its simulation on the table as it is."""
     run, timer = read_run(folder), table()
-    priced = np.array([priced_s(timer, step["batch"], run.prompt) for step in run.steps])
-    simulated, count = simulate(load(folder / "scenario.yaml"))
-    return Compared(
-        measured={"step": 1e3 * run.took.mean(), **latencies(run.arrival, run.first, run.last, run.output)},
-        simulated=simulated,
-        step_bias=float(priced.sum() / run.took.sum() - 1),
-        step_error=float(np.median(abs(priced / run.took - 1))),
-        steps=(len(run.steps), count),
-        preemptions=config["preemptions"],
-        stolen=sum(step.get("stolen_s", np.nan) for step in run.steps) / float(run.took.sum()) / config["cpus"],
-    )
-
-
-def simulate(scenario: tetrisim.Scenario) -> tuple[dict[str, float], int]:
-    """Means in milliseconds, and how many steps there were."""
-    result = tetrisim.simulate(scenario)
+    result = tetrisim.simulate(load(folder / "scenario.yaml"))
     rows, engine = result.request_columns, result.instance_columns
     columns = (rows["arrival_s"], rows["first_token_s"], rows["finish_s"], rows["output_tokens"])
     count = int(engine["steps"][0])
-    return {"step": 1e3 * float(engine["busy_s"][0]) / count, **latencies(*columns)}, count
+    simulated = {"step": 1e3 * float(engine["busy_s"][0]) / count, **latencies(*columns)}
+    return _compared(
+        run, simulated, count, np.array([priced_s(timer, step["batch"], run.prompt) for step in run.steps])
+    )
 
 
-def at_speed(folder: Path, one: Compared) -> Compared:
-    """The same with the table's times scaled to the machine's speed as it went, window by window: a diagnosis.
-
-    The speed is taken from the run, so this is no prediction: it shows what is left without the changes of speed.
-    """
-    run, timer = read_run(folder), table()
-    factor = speeds(run, timer)
+def probed(folder: Path) -> Compared:
+    """The same with each step of the table at the speed that the run's probes say the machine had at that moment."""
+    run, timer, slowness = read_run(folder), table(), speed(folder)
+    middle = np.array([step["start_s"] + step["dur_s"] / 2 for step in run.steps])
+    factors = slowness(middle)
+    priced = factors * [priced_s(timer, step["batch"], run.prompt) for step in run.steps]
     engine = engine_of(read_log(folder).config, str(folder))
     coming, live = list(zip(run.arrival, run.prompt, run.output, strict=True)), {}
     first, last = np.full((2, len(coming)), np.nan)
@@ -146,7 +142,8 @@ def at_speed(folder: Path, one: Compared) -> Compared:
             at += 1
         batch, pieces = plan_step(engine)
         ran = {number: computed + new for number, computed, new in batch}
-        seconds = priced_s(timer, batch, run.prompt) * factor[min(int(now / WINDOW_S), len(factor) - 1)]
+        seconds = priced_s(timer, batch, run.prompt)
+        seconds *= float(slowness(np.array([now + seconds / 2]))[0])
         engine.let_go()
         complete_step(engine, pieces)
         now += seconds
@@ -158,15 +155,13 @@ def at_speed(folder: Path, one: Compared) -> Compared:
                 last[number] = now
                 del live[number]
     simulated = {"step": 1e3 * float(np.mean(took)), **latencies(run.arrival, first, last, run.output)}
-    return replace(one, simulated=simulated, steps=(one.steps[0], len(took)))
+    return _compared(run, simulated, len(took), priced, float(factors.mean()))
 
 
-def speeds(run: Run, timer: StepTimer) -> np.ndarray:
-    """What steps took over what the table says of them, for each window of the run."""
-    windows = (np.array([step["start_s"] for step in run.steps]) / WINDOW_S).astype(int)
-    priced = np.bincount(windows, [priced_s(timer, step["batch"], run.prompt) for step in run.steps])
-    took = np.bincount(windows, run.took)
-    return np.where(priced > 0, took / np.maximum(priced, 1e-9), 1.0)
+def _compared(run: Run, simulated: dict[str, float], count: int, priced: np.ndarray, factor: float = 1.0) -> Compared:
+    measured = {"step": 1e3 * run.took.mean(), **latencies(run.arrival, run.first, run.last, run.output)}
+    bias, error = float(priced.sum() / run.took.sum() - 1), float(np.median(abs(priced / run.took - 1)))
+    return Compared(measured, simulated, bias, error, (len(run.steps), count), factor)
 
 
 def latencies(arrival: np.ndarray, first: np.ndarray, last: np.ndarray, output: np.ndarray) -> dict[str, float]:
@@ -189,23 +184,25 @@ def runs() -> dict[str, list[Path]]:
 
 
 def main(wanted: list[str]) -> None:
-    """Print every run, and how far the repeats of a load lie apart."""
+    """Print every run on the table as it is and at the probed speed, and how far the repeats of a load lie apart."""
     head = "".join(f"{metric + ' ms':>11}{'error':>8}" for metric in METRICS)
-    print(f"{'run':<14}{head}{'batches':>10}{'|error|':>9}{'steps':>12}{'preempted':>11}{'stolen':>8}")
+    print(f"{'run':<14}{head}{'batches':>10}{'|error|':>9}{'steps':>12}{'slowness':>10}")
     for name, folders in runs().items():
         if wanted and name not in wanted:
             continue
-        repeats = [compare(folder) for folder in folders]
+        repeats = [plain(folder) for folder in folders]
         for folder, one in zip(folders, repeats, strict=True):
-            cells = "".join(f"{one.measured[metric]:>11.1f}{one.error(metric):>+8.1%}" for metric in METRICS)
-            steps = f"{one.steps[0]}/{one.steps[1]}"
-            print(f"{folder.name:<14}{cells}{one.step_bias:>+10.1%}{one.step_error:>9.1%}{steps:>12}"
-                  f"{one.preemptions:>11}{'-' if np.isnan(one.stolen) else f'{one.stolen:.1%}':>8}")  # fmt: skip
-            scaled = at_speed(folder, one)
-            print("  at its speed" + "".join(f"{'':>11}{scaled.error(metric):>+8.1%}" for metric in METRICS))
+            print(_line(folder.name, one, [f"{one.measured[metric]:.1f}" for metric in METRICS]))
+            print(_line("  as probed", probed(folder), [""] * len(METRICS)))
         if len(repeats) > 1:
             apart = (f"{_spread([one.measured[metric] for one in repeats]):>19.1%}" for metric in METRICS)
             print(f"{'  apart':<14}" + "".join(apart))
+
+
+def _line(name: str, one: Compared, measured: list[str]) -> str:
+    cells = "".join(f"{cell:>11}{one.error(metric):>+8.1%}" for cell, metric in zip(measured, METRICS, strict=True))
+    steps = f"{one.steps[0]}/{one.steps[1]}"
+    return f"{name:<14}{cells}{one.step_bias:>+10.1%}{one.step_error:>9.1%}{steps:>12}{one.speed:>10.3f}"
 
 
 def _spread(values: list[float]) -> float:

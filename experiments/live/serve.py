@@ -1,15 +1,16 @@
 """Run vLLM on this CPU and keep what it did: `calibrate`, `capacity`, `trace`. See README.md beside this file.
 
-    python serve.py calibrate --name calibrate-1 --seconds 180
+    python serve.py calibrate --name calibrate-1 --seconds 120
     python serve.py capacity
     python serve.py trace --load 0.3 0.6 0.8 --repeat 1
 
-Each run is a folder of data/: config.json, iterations.jsonl.gz, requests.jsonl.gz and requests.csv.
+Each run is a folder of data/: config.json, iterations.jsonl.gz, probes.jsonl.gz, requests.jsonl.gz and requests.csv.
 """
 
 import argparse
 import csv
 import gzip
+import itertools
 import json
 import os
 import random
@@ -24,16 +25,20 @@ HERE = Path(__file__).parent
 DATA = HERE / "data"
 AZURE = HERE.parents[2] / "shared" / "data" / "traces" / "azure2023" / "AzureLLMInferenceTrace_conv.csv.gz"
 
-SHRINK = 4
-"""Azure's lengths are divided by this: prompts of 1,155 tokens would take this CPU more than a second each."""
-REQUESTS = 90
-LONGEST_PROMPT, LONGEST_OUTPUT = 768, 128
-FEW_BLOCKS = 65
-"""One of them is vLLM's null block."""
+SHRINK = 8
+"""Azure's lengths are divided by this: prompts of 1,155 tokens would take this core more than a second each."""
+REQUESTS = 200
+"""Of the highest load, and of the capacity; lower loads have the first of them."""
+RUN_S = 45.0
+"""About as long is a run."""
+LONGEST_PROMPT, LONGEST_OUTPUT = 384, 64
 DECODES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16)
-CONTEXT_BLOCKS = (1, 4, 8, 16, 26)
-CHUNKS = (8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256)
-CACHED_BLOCKS = (0, 0, 2, 6, 12, 22)
+CONTEXT_BLOCKS = (1, 3, 5, 9, 13)
+CHUNKS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+CACHED_BLOCKS = (0, 0, 1, 3, 6, 10)
+BUDGET = Settings.max_num_batched_tokens
+REST_S = 0.4
+"""The longest pause before a scene; every fifth has one."""
 
 
 class Tokens:
@@ -63,9 +68,9 @@ def scenes(draw: random.Random) -> list[tuple[list[Piece], list[list[Piece]]]]:
     for n in DECODES:
         for level in (*CONTEXT_BLOCKS, None, None, None):
             joiners = [(draw.randint(1, 8), draw.choice(CONTEXT_BLOCKS) if level is None else level) for _ in range(n)]
-            room = 256 - n
+            room = BUDGET - n
             beside: list[list[Piece]] = [[], []]
-            for _ in range(3 if n < 16 else 0):
+            for _ in range(2 if n < 16 else 0):
                 pieces = [(min(draw.choice(CHUNKS), room), draw.choice(CACHED_BLOCKS))]
                 if n < 15 and draw.random() < 0.3:
                     pieces.append((draw.choice(CHUNKS), draw.choice(CACHED_BLOCKS)))
@@ -86,28 +91,38 @@ def calibrate(engine: LiveEngine, name: str, seconds: float) -> None:
     tokens = Tokens(engine.vocabulary, engine.settings.block_size, 1)
     warm_up(engine, tokens)
     engine.restart()
-    number, passes = 0, 0
-    stolen = disturbance()
+    passes, stolen = 0, disturbance()
     while True:
         for joiners, beside in scenes(draw):
-            for base, (new, blocks) in enumerate(joiners):
-                # one output token at the join, then one a step until the scene ends: all leave together
-                engine.submit(Job(number, tokens.after(base, blocks, new), 1 + len(beside), engine.now()))
-                number += 1
-            if joiners:
-                engine.step()
-            for pieces in beside:
-                for new, blocks in pieces:
-                    engine.submit(Job(number, tokens.after(draw.randrange(16), blocks, new), 1, engine.now()))
-                    number += 1
-                if pieces or joiners:
-                    engine.step()
-            while engine.busy:
-                engine.step()
+            if draw.random() < 0.2:
+                time.sleep(draw.uniform(0.0, REST_S))
+            stage(engine, tokens, draw, joiners, beside)
             if engine.now() > seconds:
                 engine.save(DATA / name, case="calibrate", passes=passes, **machine(stolen))
                 return
         passes += 1
+
+
+def stage(
+    engine: LiveEngine, tokens: Tokens, draw: random.Random, joiners: list[Piece], beside: list[list[Piece]]
+) -> None:
+    """One scene."""
+
+    def hand_over(base: int, new: int, blocks: int, output: int) -> None:
+        engine.submit(Job(len(engine.jobs), tokens.after(base, blocks, new), output, engine.now()))
+
+    for base, (new, blocks) in enumerate(joiners):
+        # one output token at the join, then one a step until the scene ends: all leave together
+        hand_over(base, new, blocks, 1 + len(beside))
+    if joiners:
+        engine.step()
+    for pieces in beside:
+        for new, blocks in pieces:
+            hand_over(draw.randrange(16), new, blocks, 1)
+        if pieces or joiners:
+            engine.step()
+    while engine.busy:
+        engine.step()
 
 
 def warm_up(engine: LiveEngine, tokens: Tokens) -> None:
@@ -162,9 +177,10 @@ def capacity(engine: LiveEngine) -> float:
 
 
 def trace(engine: LiveEngine, name: str, load: float, capacity_per_s: float) -> None:
-    """The same requests at a share of what the engine can do."""
-    rows = azure(REQUESTS)
-    pace = REQUESTS / (load * capacity_per_s) / rows[-1][0]
+    """The first requests at a share of what the engine can do."""
+    count = min(REQUESTS, round(RUN_S * load * capacity_per_s))
+    rows = azure(REQUESTS)[:count]
+    pace = count / (load * capacity_per_s) / rows[-1][0]
     stolen = disturbance()
     play(engine, [(at * pace, prompt, output) for at, prompt, output in rows])
     engine.save(DATA / name, case="trace", load=load, capacity_per_s=capacity_per_s, **machine(stolen))
@@ -197,8 +213,8 @@ def main() -> None:
     parser.add_argument("--name", default="calibrate-1", help="folder of a calibration")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of a calibration")
     parser.add_argument("--load", type=float, nargs="+", default=[0.3, 0.6, 0.8], help="shares of the capacity")
-    parser.add_argument("--repeat", default="1", help="the same requests once more, under another name")
-    parser.add_argument("--blocks", type=int, help=f"KV blocks; the run with few has {FEW_BLOCKS}")
+    parser.add_argument("--repeat", nargs="+", default=["1"], help="the same requests once more, under another name")
+    parser.add_argument("--blocks", type=int, help="KV blocks, vLLM's null block among them")
     options = parser.parse_args()
     blocks = {} if options.blocks is None else {"num_gpu_blocks": options.blocks}
     engine = LiveEngine(Settings(enable_prefix_caching=options.command == "calibrate", **blocks))
@@ -212,9 +228,9 @@ def main() -> None:
         engine.save(DATA / "capacity", case="capacity", capacity_per_s=rate, **machine(stolen))
         return
     full = json.loads((DATA / "capacity" / "config.json").read_text())["capacity_per_s"]
-    for load in options.load:
+    for repeat, load in itertools.product(options.repeat, options.load):
         kind = f"load-{round(100 * load)}" if options.blocks is None else f"blocks-{options.blocks}"
-        trace(engine, f"{kind}-{options.repeat}", load, full)
+        trace(engine, f"{kind}-{repeat}", load, full)
 
 
 if __name__ == "__main__":
