@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from tetrisim.scenario.load import dump_yaml, load, override, with_system
     from tetrisim.scenario.scenario import Scenario
     from tetrisim.simulate import Result, simulate
+    from tetrisim.studies.capacity import Capacity, capacity
     from tetrisim.studies.compare import Comparison, compare
+    from tetrisim.studies.judge import Criterion
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Capacity",
     "Comparison",
+    "Criterion",
     "OutputError",
     "ProfileError",
     "Result",
@@ -25,6 +29,7 @@ __all__ = [
     "TetrisimError",
     "TraceError",
     "__version__",
+    "capacity",
     "compare",
     "dump_yaml",
     "load",
@@ -35,7 +40,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Capacity": "tetrisim.studies.capacity",
     "Comparison": "tetrisim.studies.compare",
+    "Criterion": "tetrisim.studies.judge",
     "OutputError": "tetrisim.errors",
     "ProfileError": "tetrisim.errors",
     "Result": "tetrisim.simulate",
@@ -43,6 +50,7 @@ _HOMES = {
     "ScenarioError": "tetrisim.errors",
     "TetrisimError": "tetrisim.errors",
     "TraceError": "tetrisim.errors",
+    "capacity": "tetrisim.studies.capacity",
     "compare": "tetrisim.studies.compare",
     "dump_yaml": "tetrisim.scenario.load",
     "load": "tetrisim.scenario.load",

@@ -1,6 +1,7 @@
 """From a scenario to stations wired together: which instance has which engine, timer and policies."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +31,17 @@ from tetrisim.scenario.memory import kv_blocks
 from tetrisim.scenario.model import load_model
 from tetrisim.scenario.scenario import Scenario
 
+InstanceMaker = Callable[[Clock, int, str, Recorder, bool, bool], Instance]
+
 _NO_PREDICTOR = Predictor(PredictorSpec())
 
 
 class Cluster:
     """The stations of one run."""
 
-    def __init__(self, scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None) -> None:
+    def __init__(
+        self, scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None, make: InstanceMaker
+    ) -> None:
         self.scenario = scenario
         self.env = Clock(initial_time=0)
         self.recorder = Recorder()
@@ -44,7 +49,7 @@ class Cluster:
         self.instances: list[Instance] = []
         self.scheduler: Scheduler
         self.links: Links | None = None
-        self._exact = exact_steps
+        self._make, self._exact = make, exact_steps
         self._hash_block_tokens = hash_block_tokens
         self._timers: dict[tuple[str, int], StepTimer] = {}
         self._sources: dict[str, None] = {}
@@ -73,7 +78,7 @@ class Cluster:
         for offset in range(pool.instances):
             number = len(self.instances)
             name, horizon = f"{pool.role}-{first + offset}", self.scenario.horizon_s is not None
-            instance = Instance(self.env, number, name, self.recorder, self._exact, horizon)
+            instance = self._make(self.env, number, name, self.recorder, self._exact, horizon)
             self.equip(instance, pool, f"cluster.pools.{index}")
             self.instances.append(instance)
 
@@ -216,9 +221,14 @@ class Cluster:
         }
 
 
-def assemble(scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None) -> Cluster:
-    """The cluster of a scenario, at time zero; a model that does not fit or a policy nobody knows is refused here."""
-    cluster = Cluster(scenario, exact_steps, hash_block_tokens)
+def assemble(
+    scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None, make: InstanceMaker = Instance
+) -> Cluster:
+    """The cluster of a scenario, at time zero; a model that does not fit or a policy nobody knows is refused here.
+
+    `make` makes an instance, as the class Instance does.
+    """
+    cluster = Cluster(scenario, exact_steps, hash_block_tokens, make)
     first: dict[str, int] = {}
     for index, pool in enumerate(scenario.cluster.pools):
         cluster.add_pool(index, pool, first.get(pool.role, 0))

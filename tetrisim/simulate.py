@@ -14,6 +14,7 @@ from tetrisim import streams
 from tetrisim.assemble import Cluster, assemble
 from tetrisim.cluster.clock import ticks
 from tetrisim.cluster.request import NEVER, Request
+from tetrisim.cluster.steplog import StepLog
 from tetrisim.errors import ProfileError, ScenarioError
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.scenario import Scenario
@@ -31,7 +32,9 @@ class Result:
     """What a run leaves behind: rows of facts, from which every metric is computed afterwards.
 
     `request_columns`: one entry a request in order of arrival; times in seconds, NaN where the request never got so
-    far; `status` is completed, rejected or unfinished; instances are named role-index ("" where there was none).
+    far; `status` is completed, rejected or unfinished; `cached_tokens` is what the prefill found in the prefix cache;
+    `lost_prefill_s` and `lost_decode_s` are what preemptions cost before and after the first token, `recomputations`
+    the tokens that came with a recomputation; instances are named role-index ("" where there was none).
     `instance_columns`: instance, role, gpu, gpus, first_work_s, last_work_s (NaN when it never worked), busy_s, steps,
     flips, kv_blocks.
     `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j
@@ -67,14 +70,24 @@ class Result:
         return pd.DataFrame(self.instance_columns)
 
 
-def simulate(scenario: Scenario, exact_steps: bool = False, strict: bool = False, trace: Trace | None = None) -> Result:
+def simulate(
+    scenario: Scenario,
+    exact_steps: bool = False,
+    strict: bool = False,
+    trace: Trace | None = None,
+    log: StepLog | None = None,
+) -> Result:
     """Run a scenario to its end (or horizon). Nothing outside the scenario's own files has a say in the result.
 
     `exact_steps` turns windows off (design, section 4): the same rows, one event a step. `strict` refuses step times
-    that were not measured (ProfileError). `trace` replaces the requests of the scenario's workload.
+    that were not measured (ProfileError). `trace` replaces the requests of the scenario's workload. Every step is
+    entered in `log`, for which windows are off, too.
     """
     trace = build(scenario.workload, scenario.seed) if trace is None else trace
-    cluster = assemble(scenario, exact_steps, trace.hash_block_tokens)
+    if log is None:
+        cluster = assemble(scenario, exact_steps, trace.hash_block_tokens)
+    else:
+        cluster = assemble(scenario, True, trace.hash_block_tokens, log.instance)
     if strict and not cluster.measured:
         raise ProfileError(
             "profile", "step times are estimated: " + "; ".join(cluster.provenance), "a measured profile"

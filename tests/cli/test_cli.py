@@ -77,6 +77,8 @@ def test_run_prints_a_table_and_writes_a_folder(engine, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "TTFT ms" in done.stdout
     assert "wins" not in done.stdout
+    assert "Largest part of TTFT, and of the time after it: vllm-v1 " in done.stdout
+    assert (tmp_path / "run" / "breakdown.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "run" / "latency.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_parquet(tmp_path / "run" / "requests.parquet")) == 400
 
@@ -86,7 +88,7 @@ def test_compare_says_who_won(engine, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "all are level (within 1 %) on mean TTFT" in done.stdout
     assert sorted(path.name for path in (tmp_path / "cmp").iterdir()) == [
-        "latency.png", "run.json", "scenario.yaml", "summary.csv", "tetriinfer", "vllm-v0",
+        "breakdown.png", "latency.png", "run.json", "scenario.yaml", "summary.csv", "tetriinfer", "vllm-v0",
     ]  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 import io
 
+import numpy as np
 import pytest
 from handmade import nothing_completed, served, three_requests
 from rich.console import Console
 
+from tetrisim.metrics.breakdown import PARTS
 from tetrisim.metrics.summary import summarize
-from tetrisim.report.terminal import best, number, print_report, slo_line, source_lines, verdict
+from tetrisim.report.terminal import best, binding, number, print_report, slo_line, source_lines, verdict
 from tetrisim.scenario.slo import SloSpec
 
 
@@ -102,3 +104,19 @@ def test_the_slo_is_spelled_out():
         == "Goodput counts requests with TTFT <= 0.5 s, TPOT <= 30 ms and E2EL <= 10 s."
     )
     assert "every request" in slo_line(SloSpec(None, None))
+
+
+def test_what_binds_is_one_sentence():
+    def parts(**seconds):
+        return {part: np.array([seconds.get(part, 0.0)]) for part in PARTS}
+
+    two = {
+        "a": parts(queue_s=3.0, prefill_s=1.0, decode_s=2.0, transfer_s=1.0),
+        "b": parts(prefill_s=1.0, decode_interference_s=0.003, decode_s=0.002),
+    }
+    assert binding(two) == (
+        "Largest part of TTFT, and of the time after it: a queueing (75 %) and own decode (67 %); "
+        "b own prefill (100 %) and decode interference (60 %)."
+    )
+    assert binding({"a": parts(prefill_s=1.0)}).endswith(": a own prefill (100 %).")
+    assert binding({}) == binding({"a": {part: np.empty(0) for part in PARTS}}) == ""

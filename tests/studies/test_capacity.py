@@ -1,5 +1,6 @@
 """Capacities that can be worked out by hand: a server of 10 ms a request, and Erlang's M/D/1."""
 
+from dataclasses import replace
 from math import exp, factorial
 
 import numpy as np
@@ -69,9 +70,9 @@ class TestByHand:
 
     @pytest.mark.parametrize(("percent", "limit_s"), [(90, 0.03), (95, 0.05), (99, 0.04)])
     def test_poisson_requests_at_one_server_as_erlang_says(self, percent, limit_s):
-        found = capacity(server(limit_s, 8000), Criterion(percent), seeds=5)
+        found = capacity(server(limit_s, 5000), Criterion(percent), seeds=5)
         expected = erlang_load(percent, limit_s - SERVICE_S) / SERVICE_S
-        assert found.rate.half < 0.08 * expected, "the interval says something"
+        assert found.rate.half < 0.1 * expected, "the interval says something"
         assert found.rate.low <= expected <= found.rate.high
         assert found.binding == ("TTFT", 5)
 
@@ -105,7 +106,8 @@ class TestByHand:
         some = set(range(7, 2000, 33))  # 3 %
         scenario = server(0.05, long=some)
         none = capacity(scenario, Criterion(99), seeds=1)
-        assert none.rate is None and "3.00 % of the requests can never be served" in str(none)
+        assert none.rate is None and "% of the requests can never be served" in str(none)
+        assert none.found[0].missed.served == pytest.approx(0.97, abs=0.001)
         assert capacity(scenario, Criterion(90), seeds=1).rate is not None
 
     def test_a_growth_of_one_in_five_is_seen_as_such(self):
@@ -141,8 +143,8 @@ class TestByHand:
         assert rates == pytest.approx([rates[1]] * 3, rel=TOLERANCE - 1)
 
     def test_other_seeds_agree(self):
-        one = capacity(server(0.03, 4000, seed=0), Criterion(90), seeds=6).rate
-        other = capacity(server(0.03, 4000, seed=100), Criterion(90), seeds=6).rate
+        one = capacity(server(0.03, 3000, seed=0), Criterion(90), seeds=6).rate
+        other = capacity(server(0.03, 3000, seed=100), Criterion(90), seeds=6).rate
         assert one.low <= other.mean <= one.high and other.low <= one.mean <= other.high
 
     def test_looser_is_never_less(self):
@@ -153,20 +155,27 @@ class TestByHand:
 
 
 def test_tpot_binds_where_company_slows_a_step(monkeypatch):
-    """A step takes 10 ms and 1 ms a sequence: 15 ms a token is five requests at once, 5 / 15 ms / 50 tokens = 6.7 /s."""
+    """A decode step takes 10 ms and 1 ms a sequence; a prompt of 10 tokens has 20 ms to itself, and all others wait.
+
+    At r requests/s and 15 ms a token a request of 50 stays 49 x 15 = 735 ms after its first, beside n = 0.735 r others,
+    so 735 = 49 (10 + n) + 20 n, and r = 245 / (0.735 x 69) = 4.83.
+    """
     use_timer(monkeypatch)
     pool = {"max_num_seqs": 64, "kv_blocks": 4000}
     scenario = override(server(10.0, 1000, output=50, pool=pool, arrivals="constant"), {"slo.tpot": "15 ms"})
     found = capacity(scenario, seeds=1)
     assert found.binding == ("TPOT", 1)
-    # The prompt's own step of 10 tokens takes 20 ms and is a step for the others: 5 / (50 x 15 ms + 5 x 10 ms) at most.
-    assert 5 / 0.8 * 0.9 < found.rate.mean < 5 / 0.75 * 1.05
+    assert found.rate.mean == pytest.approx(245 / (0.735 * 69), rel=0.04), "n is a whole number at any moment"
 
 
-def test_a_joint_share_is_stricter_than_each_alone():
-    scenario = override(load("default"), {"workload.requests": 500, "slo": {"ttft": "60 ms", "tpot": "12 ms"}})
-    each, joint = (capacity(scenario, Criterion(90, together), seeds=2).rate for together in (False, True))
-    assert joint.mean < each.mean
+def test_a_joint_share_is_stricter_than_each_alone(flat):
+    """Where 92 and 91 % are within each limit, only 85 % may be within both."""
+    scenario = server(1.0)
+    run = probe(scenario, build(scenario.workload, 0), 40.0, Criterion())
+    run = replace(run, within={"TTFT": 0.92, "TPOT": 0.91}, good=0.85)
+    assert [run.missed(Criterion(90, together)) for together in (False, True)] == ["", "TPOT"]
+    assert run.missed(Criterion(91.5)) == "TPOT"
+    assert run.missed(Criterion(85, together=True)) == ""
 
 
 def test_a_run_of_the_search_is_the_run_of_the_scenario_at_that_rate():

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from tetrisim.errors import ScenarioError, TetrisimError
 
 if TYPE_CHECKING:
     from tetrisim.scenario.scenario import Scenario
+    from tetrisim.simulate import Result
 
 ScenarioArgument = Annotated[str, typer.Argument(help="A scenario YAML file, or 'default' for the embedded one.")]
 SetOption = Annotated[
@@ -83,10 +84,25 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def print_results(summaries: Sequence[dict[str, Any]], scenario: "Scenario") -> None:
-    """Print the table and its sentences."""
+def print_results(
+    summaries: Sequence[dict[str, Any]], scenario: "Scenario", results: "Mapping[str, Result] | None" = None
+) -> None:
+    """Print the table and its sentences; with `results` also what binds."""
     from rich.console import Console
 
+    from tetrisim.metrics.breakdown import breakdown
     from tetrisim.report.terminal import print_report
 
-    print_report(summaries, scenario.slo, Console(highlight=False))
+    breakdowns = {system: breakdown(result) for system, result in (results or {}).items()}
+    print_report(summaries, scenario.slo, Console(highlight=False), breakdowns)
+
+
+def draw_results(path: Path, results: "Mapping[str, Result]", scenario: "Scenario") -> None:
+    """Draw latency.png, and breakdown.png beside it."""
+    from tetrisim.metrics.breakdown import breakdown
+    from tetrisim.report.breakdown_plot import save_breakdown
+    from tetrisim.report.figures import save_latency
+
+    save_latency(path, results, scenario.slo)
+    breakdowns = {system: breakdown(result) for system, result in results.items()}
+    save_breakdown(path.with_name("breakdown.png"), breakdowns)

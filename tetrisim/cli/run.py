@@ -7,6 +7,7 @@ from tetrisim.cli.common import (
     ScenarioArgument,
     SetOption,
     StrictOption,
+    draw_results,
     one_line_errors,
     print_json,
     print_results,
@@ -37,16 +38,9 @@ def run_command(
             result = simulate(resolved, exact_steps=exact_steps, strict=strict)
             summary = summarize(result)
             if out is not None:
-                from tetrisim.report.figures import save_latency
-
                 now(f"writing {out}")
-                save_run(
-                    out,
-                    result,
-                    summary,
-                    lambda path: save_latency(path, {resolved.system: result}, resolved.slo),
-                )
+                save_run(out, result, summary, lambda path: draw_results(path, {resolved.system: result}, resolved))
         if as_json:
             print_json(summary)
         else:
-            print_results([summary], resolved)
+            print_results([summary], resolved, {resolved.system: result})

@@ -207,6 +207,8 @@ class Instance:
         self._late.clear()
 
     def _note_moves(self, now: int) -> None:
+        for request in self.engine.preempted:
+            request.halt(now)
         for request in self.engine.interrupted:
             self._gaps.interrupt(request)
         for request in self.engine.joined:
@@ -214,6 +216,8 @@ class Instance:
             if request.decode_start == NEVER:
                 request.begin_decode(now, self.number)
                 self.load.join(request)
+            else:
+                request.resume(now, recomputed=False)
 
     def _start_step(self, pieces: list[Piece], now: int) -> None:
         """One step with prefill in it."""
@@ -283,6 +287,7 @@ class Instance:
             request.first_token = now
         else:
             self._gaps.rows.append((now - request.last_token, 0, 1, 1))
+            request.resume(now, recomputed=True)
         request.last_token = now
         if request.generated == request.output:
             engine.finish(request, request.target)

@@ -79,6 +79,10 @@ class Recorder:
         for column, field in _MOMENTS.items():
             moments = (getattr(row, field) for row in rows)
             columns[column] = np.array([seconds(at) if NEVER < at <= until else np.nan for at in moments], dtype=float)
+        columns["lost_prefill_s"] = np.array([row.lost_prefill for row in rows], dtype=float) / TICKS_PER_S
+        columns["lost_decode_s"] = np.array([row.lost_decode for row in rows], dtype=float) / TICKS_PER_S
+        columns["cached_tokens"] = np.array([row.cached for row in rows], dtype=np.int64)
+        columns["recomputations"] = np.array([row.recomputations for row in rows], dtype=np.int64)
         columns["preemptions"] = np.array([row.preemptions for row in rows], dtype=np.int64)
         labels = np.array([*names, ""], dtype=object)  # NEVER is -1: the last one
         for column in ("prefill_instance", "decode_instance"):

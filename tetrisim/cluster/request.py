@@ -16,6 +16,7 @@ class Request:
     __slots__ = (
         "arrival",
         "base",
+        "cached",
         "computed",
         "decode_instance",
         "decode_start",
@@ -23,17 +24,21 @@ class Request:
         "finish_step",
         "first_token",
         "generated",
+        "halted",
         "hash_ids",
         "heavy",
         "id",
         "joined_step",
         "last_token",
+        "lost_decode",
+        "lost_prefill",
         "output",
         "predicted",
         "preemptions",
         "prefill_instance",
         "prefill_start",
         "prompt",
+        "recomputations",
         "rejected",
         "sequence",
         "target",
@@ -53,6 +58,8 @@ class Request:
         """Tokens whose KV must be there before the next token: the prompt, after a recompute also those shown."""
         self.computed = 0
         """Tokens of `target` whose KV is there."""
+        self.cached = 0
+        """Of the prompt, those that the prefill found in the cache."""
         self.generated = 0
         """Output tokens shown."""
         self.base = 0
@@ -60,20 +67,38 @@ class Request:
         self.joined_step = 0
         self.finish_step = NEVER
         self.sequence = 0
-        self.preemptions = 0
+        self.preemptions = self.recomputations = self.lost_prefill = self.lost_decode = 0
+        self.halted = NEVER
+        """Since when it has been preempted."""
         self.rejected = False
         self.prefill_instance = self.decode_instance = NEVER
         self.prefill_start = self.first_token = self.last_token = NEVER
         self.transfer_start = self.transfer_end = self.decode_start = self.finish = NEVER
 
     def begin_prefill(self, now: int, instance: int) -> None:
-        """Note where and when the prefill starts; a later one, after a preemption, does not count."""
+        """Note where and when the prefill starts, and what is lost when it starts over after a preemption."""
         if self.prefill_start == NEVER:
             self.prefill_start = now
             self.prefill_instance = instance
+            self.cached = self.computed
+        elif self.halted != NEVER and self.first_token == NEVER:
+            self.lost_prefill = now - self.prefill_start
+            self.cached = self.computed
+            self.halted = NEVER
 
     def begin_decode(self, now: int, instance: int) -> None:
         """The same of the decode."""
         if self.decode_start == NEVER:
             self.decode_start = now
             self.decode_instance = instance
+
+    def halt(self, now: int) -> None:
+        """Note a preemption; one during the recomputation after another changes nothing."""
+        if self.halted == NEVER:
+            self.halted = now
+
+    def resume(self, now: int, recomputed: bool) -> None:
+        """A preempted request decodes again, or its recomputation has shown a token: the time since is lost."""
+        self.lost_decode += now - self.halted
+        self.recomputations += recomputed
+        self.halted = NEVER

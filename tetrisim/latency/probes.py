@@ -1,7 +1,7 @@
 """How fast a machine was while it was logged: fixed pieces of work, timed again and again between the steps.
 
-`probes.jsonl(.gz)` beside a log's iterations, a line a probe: {"at_s": 3.21, "probe_s": {"memory": 0.0092, ...}}, on the
-clock of the steps. Each name is a piece of work of its own; what counts is how long it took over its usual time.
+`probes.jsonl(.gz)` beside a log's iterations has a line a probe, on the clock of the steps: {"at_s": 3.21, "probe_s":
+{"memory": 0.0092, ...}}. Each name is a piece of work of its own; what counts is how long it took over its usual time.
 """
 
 import gzip

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tetrisim.metrics.breakdown import PARTS, TO_FIRST_TOKEN, Parts, largest
 from tetrisim.scenario.slo import SloSpec
 from tetrisim.units import text
 
@@ -45,8 +46,10 @@ _CONTESTS = (
 )
 
 
-def print_report(summaries: Summaries, slo: SloSpec, console: Console) -> None:
-    """Print the table, who won on what, who was left unserved, the SLO, and where step times come from."""
+def print_report(
+    summaries: Summaries, slo: SloSpec, console: Console, breakdowns: Mapping[str, Parts] | None = None
+) -> None:
+    """Print the table, who won on what, what binds, who was left unserved, the SLO, and where step times come from."""
     table = results_table(summaries)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
@@ -56,6 +59,7 @@ def print_report(summaries: Summaries, slo: SloSpec, console: Console) -> None:
     console.print()
     lines = [
         verdict(summaries),
+        binding(breakdowns or {}),
         *unserved(summaries),
         slo_line(slo),
         *source_lines(summaries),
@@ -120,6 +124,18 @@ def _clause(winners: tuple[str, ...], names: list[str], contestants: int) -> str
 
 def _and(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+
+
+def binding(breakdowns: Mapping[str, Parts]) -> str:
+    """One sentence on what takes most of the time to the first token and after it; empty when nothing completed."""
+    later = [part for part in PARTS if part not in TO_FIRST_TOKEN]
+    clauses: list[str] = []
+    for system, parts in breakdowns.items():
+        tops = [largest(parts, among) for among in (TO_FIRST_TOKEN, later)]
+        said = " and ".join(f"{PARTS[top.part]} ({_percent(top.share)} %)" for top in tops if top is not None)
+        if said:
+            clauses.append(f"{system} {said}")
+    return f"Largest part of TTFT, and of the time after it: {'; '.join(clauses)}." if clauses else ""
 
 
 def unserved(summaries: Summaries) -> list[str]:

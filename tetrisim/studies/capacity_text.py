@@ -6,7 +6,6 @@ from math import inf
 from tetrisim.studies.capacity import TOLERANCE, Capacity
 from tetrisim.studies.judge import Probe, limits
 from tetrisim.studies.seeds import Estimate
-from tetrisim.units import text
 
 ENOUGH_STAYS = 8
 """Arrivals should last so many mean stays of a request, or the run is mostly the filling of the cluster."""
@@ -31,11 +30,11 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float, digits: int = 3) -> str:
     """A time as it is read: below a second in ms."""
     if value == inf:
-        return "never"
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{number(value)} s"
+        return "endless"
+    return f"{value * 1e3:.{digits}g} ms" if value < 1 else f"{value:.{digits}g} s"
 
 
 def _machines(found: Capacity) -> str:
@@ -54,8 +53,8 @@ def _slo(found: Capacity) -> str:
         return "no limit on latency"
     level = f"{found.criterion.percent:g}"
     if found.criterion.together:
-        return f"{level} % of requests within " + " and ".join(f"{k} <= {text(v, '_s')}" for k, v in given.items())
-    return " and ".join(f"p{level} {name} <= {text(limit, '_s')}" for name, limit in given.items())
+        return f"{level} % of requests within " + " and ".join(f"{k} <= {seconds(v)}" for k, v in given.items())
+    return " and ".join(f"p{level} {name} <= {seconds(limit)}" for name, limit in given.items())
 
 
 def _between(rate: Estimate) -> str:
@@ -72,11 +71,11 @@ def _answer(found: Capacity, rate: Estimate) -> str:
 
 def _against(found: Capacity, run: Probe, name: str) -> str:
     """A metric's percentile beside its limit, or the share within all limits."""
-    limit = text(limits(found.scenario.slo)[name], "_s")
+    limit = seconds(limits(found.scenario.slo)[name])
     if found.criterion.together:
         good, within = run.good * 100, run.within[name] * 100
         return f"{good:.2f} % of requests are within all limits ({within:.2f} % within {name} <= {limit})"
-    return f"p{found.criterion.percent:g} {name} is {seconds(run.at[name])} against {limit}"
+    return f"p{found.criterion.percent:g} {name} is {seconds(run.at[name], 4)} against {limit}"
 
 
 def _binds(found: Capacity) -> str:
@@ -91,7 +90,7 @@ def _binds(found: Capacity) -> str:
     if one.missed is None:
         return f"The backlog binds{of}: the SLO still holds at all that the cluster can finish. {tail}"
     others = [
-        f"p{found.criterion.percent:g} {name} {seconds(value)} of {text(limits(found.scenario.slo)[name], '_s')}"
+        f"p{found.criterion.percent:g} {name} {seconds(value)} of {seconds(limits(found.scenario.slo)[name])}"
         for name, value in one.missed.at.items()
         if name != binding
     ]
