@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, sqrt
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 import numpy as np
@@ -308,15 +308,21 @@ class _Rates:
 def _workers(jobs: int) -> Generator[Callable[[Callable[[int], Found], Sequence[int]], Iterator[Found]]]:
     """A map over seeds, in their order: here, or by `jobs` processes that end with the block.
 
-    They are born deaf to Ctrl-C, which is for this process to hear.
+    They are born deaf to Ctrl-C, which is for this process to hear; one that comes while they start is noted, not lost.
     """
     if jobs < 2:
         yield map
         return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    noted: list[int] = []
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    heard = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the workers
     try:
         pool = get_context("spawn").Pool(jobs)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         signal.signal(signal.SIGINT, heard)
     with pool:
+        if noted:
+            raise KeyboardInterrupt
         yield pool.imap
