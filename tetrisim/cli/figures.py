@@ -1,21 +1,23 @@
 """`tetrisim figures`: the figures of the TetriInfer paper, and what came of them."""
 
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tetrisim.cli.common import SetOption, one_line_errors, parse_settings
+from tetrisim.errors import OutputError
 
 if TYPE_CHECKING:
     from tetrisim.studies.figures import Verdict
 
 NamesArgument = Annotated[list[str] | None, typer.Argument(help="Figures, as in fig12 or fig12-lphd; all by default.")]
-FolderOption = Annotated[Path, typer.Option("--out", help="A folder for the pictures and the table.")]
+FolderOption = Annotated[
+    Path, typer.Option("--out", help="A folder for the pictures and the table; older ones in it are replaced.")
+]
 JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Processes.")]
 
 
@@ -30,11 +32,17 @@ def figures_command(
         from tetrisim.studies.figures import find_figures, save_verdicts, verdict_table
 
         folders = find_figures(names or [])
-        out.mkdir(parents=True, exist_ok=True)
-        verdicts = _make(folders, out, parse_settings(settings or []), jobs)
+        changes = parse_settings(settings or [])
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(str(out), f"cannot make it: {error.strerror}", "a folder that can be written") from None
+        verdicts = _make(folders, out, changes, jobs)
         save_verdicts(out / "figures.csv", verdicts)
         (out / "figures.md").write_text(verdict_table(verdicts))
         _print(verdicts)
+        if changes:
+            typer.echo("Judged against the paper's testbed, which is not what --set made of it.")
         typer.echo(f"Pictures, figures.csv and figures.md are in {out}.")
 
 
@@ -49,18 +57,15 @@ def make_figure(folder: Path, out: Path, settings: dict[str, object]) -> "list[V
 
 
 def _make(folders: Sequence[Path], out: Path, settings: dict[str, object], jobs: int) -> "list[Verdict]":
-    found: dict[str, list[Verdict]] = {}
-    # Spawned, not forked: the figures' scripts start from the same clean state on every platform.
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool, _progress(len(folders)) as advance:
-        waiting = {pool.submit(make_figure, folder, out, settings): folder.name for folder in folders}
-        try:
-            for done in as_completed(waiting):
-                found[waiting[done]] = done.result()
-                advance(waiting[done])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [row for folder in folders for row in found[folder.name]]
+    from tetrisim.studies.workers import workers
+
+    verdicts: list[Verdict] = []
+    one = partial(make_figure, out=out, settings=settings)
+    with _progress(len(folders)) as advance, workers(min(jobs, len(folders))) as spread:
+        for folder, rows in zip(folders, spread(one, folders), strict=True):
+            verdicts += rows
+            advance(folder.name)
+    return verdicts
 
 
 @contextmanager

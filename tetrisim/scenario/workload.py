@@ -56,7 +56,7 @@ class WorkloadSpec:
         if not 0 <= self.think_s <= 1e6:
             raise ValueError("think: expected from 0 s to 1e6 s")
         if closed and self.rate_per_s is not None:
-            raise ValueError("rate: expected with other arrivals: a closed loop's rate is what the cluster can do")
+            raise ValueError("rate: expected null with a closed loop, whose rate is what the cluster can do")
 
     def _check_lengths(self) -> None:
         for name, tokens in (("prompt_tokens", self.prompt_tokens), ("output_tokens", self.output_tokens)):

@@ -1,13 +1,10 @@
 """The highest arrival rate that a cluster sustains under its SLO."""
 
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, sqrt
-from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.studies.judge import Criterion, Probe, limits, probe
 from tetrisim.studies.seeds import Estimate, estimate
+from tetrisim.studies.workers import workers
 from tetrisim.workload.trace import Trace, build
 
 TOLERANCE = 1.01
@@ -189,7 +187,7 @@ def capacity(
     first = search(load_per_s, None, scenario.seed, note)
     rest = range(scenario.seed + 1, scenario.seed + seeds)
     found = [first]
-    with _workers(min(jobs, len(rest))) as spread:
+    with workers(min(jobs, len(rest))) as spread:
         for each in spread(partial(search, load_per_s, first), rest):
             found.append(each)
             note(f"{len(found)} of {seeds} seeds searched")
@@ -302,27 +300,3 @@ class _Rates:
     def _halved(self, good: Callable[[Probe], bool], rate: float, fine: float, bad: float) -> tuple[float, float]:
         """The bracket with `rate` as its new lower end where that is good, else as its upper end."""
         return (rate, bad) if good(self.at(rate)) else (fine, rate)
-
-
-@contextmanager
-def _workers(jobs: int) -> Generator[Callable[[Callable[[int], Found], Sequence[int]], Iterator[Found]]]:
-    """A map over seeds, in their order: here, or by `jobs` processes that end with the block.
-
-    They are born deaf to Ctrl-C, which is for this process to hear; one that comes while they start is noted, not lost.
-    """
-    if jobs < 2:
-        yield map
-        return
-    noted: list[int] = []
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    heard = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the workers
-    try:
-        pool = get_context("spawn").Pool(jobs)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        signal.signal(signal.SIGINT, heard)
-    with pool:
-        if noted:
-            raise KeyboardInterrupt
-        yield pool.imap

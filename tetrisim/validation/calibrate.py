@@ -52,6 +52,8 @@ class Calibration:
     held: int
     before: dict[str, dict[str, Pair]]
     after: dict[str, dict[str, Pair]]
+    notes: tuple[str, ...]
+    """What of the run was in no metric, and why."""
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready: the two numbers, the split, and signed errors on what was held back."""
@@ -62,6 +64,7 @@ class Calibration:
         return {
             "profile": str(self.folder), "host_us": self.host_us, "scale": self.scale, "split_s": self.until_s,
             "fitted_requests": self.fitted, "held_back_requests": self.held, "error_on_held_back": errors,
+            "worse": self.worse, "notes": list(self.notes),
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -77,7 +80,18 @@ class Calibration:
                 shown = "".join(f"{'-' if off is None else f'{off:+.1%}':>10}" for off in both)
                 lines.append(f"{f'{metric} {name}':<14}{shown}")
         found = f"host overhead {self.host_us:+.1f} us a step, all other step times x {self.scale:.4f}"
-        return [*lines, found, f"written to {self.folder}: `profile: {self.folder}` in a scenario uses it, and says so"]
+        lines += [found, *self.notes]
+        if self.worse:
+            lines.append("on what was held back it does no better than no fit: there is no reason to use it")
+        return [*lines, f"written to {self.folder}: `profile: {self.folder}` in a scenario uses it, and says so"]
+
+    @property
+    def worse(self) -> bool:
+        """Whether the mean latencies that were held back are further off with the fit than without, in all."""
+        before, after = (
+            sum(abs(error(rows["mean"]) or 0.0) for rows in found.values()) for found in (self.before, self.after)
+        )
+        return after >= before
 
 
 def calibrate(scenario: Scenario, measured: Measured, out: Path, part: float = 0.5) -> Calibration:
@@ -110,7 +124,8 @@ def calibrate(scenario: Scenario, measured: Measured, out: Path, part: float = 0
         after = replay(replace(scenario, profile=str(folder)), measured)
         folder.rename(out)
     counts = (int(use.sum()), int(late.sum()))
-    return Calibration(out, host_us, scale, float(until), *counts, _errors(run, late), _errors(after, late))
+    return Calibration(out, host_us, scale, float(until), *counts, _errors(run, late), _errors(after, late),
+                       (*measured.notes, *run.notes))  # fmt: skip
 
 
 def _single(scenario: Scenario) -> Profile:
