@@ -55,8 +55,6 @@ class Cluster:
         self._sources: dict[str, None] = {}
         self._pools: dict[int, PoolSpec] = {}
         self._predictor = Predictor(scenario.cluster.predict)
-        self._drained: dict[Instance, int] = {}
-        """Instances that are to change role, and since when."""
         self.most_tokens = self.model.max_positions
         """Tokens of the longest request that can be served."""
         self.limit = f"the positions of {self.model.name}"
@@ -146,22 +144,21 @@ class Cluster:
         self.equip(instance, pool, f"cluster.pools.{index}")
         now = self.env.now
         instance.flips += 1
-        instance.draining = False
         instance.idle_since = now
         instance.available_from = now + ticks(self.scenario.cluster.flip.cost_s)
-        drained = self._drained.pop(instance, now)
+        drained = now if instance.draining_since == NEVER else instance.draining_since
         self.recorder.flips.append((instance.number, role, drained, now, instance.available_from))
+        instance.draining_since = NEVER
         self.join_roles()
 
     def drain(self, instance: Instance) -> None:
         """Give an instance nothing new: it is to change role when it is empty."""
-        instance.draining = True
-        self._drained[instance] = self.env.now
+        instance.draining_since = self.env.now
         self.join_roles()
 
     def join_roles(self) -> None:
         """Tell scheduler and dispatcher which instances they have; called again at each drain and flip."""
-        open_ones = [i for i in self.instances if not i.draining]
+        open_ones = [i for i in self.instances if i.draining_since == NEVER]
         self.scheduler.index.change([i for i in open_ones if i.role in ("prefill", "hybrid")])
         if self.links is not None:
             self.dispatcher.change([i for i in open_ones if i.role == "decode"])

@@ -33,9 +33,9 @@ class Instance:
         "_cut", "_exact", "_first", "_gaps", "_horizon", "_lag", "_last_chunk", "_late", "_news", "_pending", "_pieces",
         "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm", "_start",
         "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks",
-        "draining", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load", "name",
-        "number", "on_broadcast", "on_finished", "on_prefilled", "predictor", "role", "snapshot", "snapshot_until",
-        "swap_ticks_per_block", "timer",
+        "draining_since", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load",
+        "name", "number", "on_broadcast", "on_finished", "on_prefilled", "predictor", "role", "snapshot",
+        "snapshot_until", "swap_ticks_per_block", "timer",
     )  # fmt: skip
 
     def __init__(
@@ -77,8 +77,8 @@ class Instance:
         self._prefill_steps = self._woke = self.busy_ticks = self.flips = 0
         self.first_work = self.last_work = NEVER
         self.available_from = self.idle_since = 0
-        self.draining = False
-        """Given nothing new, since it is to change role (see monitor.py)."""
+        self.draining_since = NEVER
+        """From when on it is given nothing new, since it is to change role (see monitor.py)."""
         self.assigned = 0
         """Requests that are here or on their way, KV waiting to be sent included."""
         self.load = DecodeLoad()

@@ -10,6 +10,7 @@ from math import inf
 
 from tetrisim.cluster.clock import MONITOR, Alarm, Clock, seconds, ticks
 from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.request import NEVER
 from tetrisim.latency.step import FOREVER
 from tetrisim.policies.views import FlipView
 from tetrisim.scenario.cluster import FlipSpec
@@ -94,7 +95,7 @@ class FlipWatch:
         wait = self._after
         for instance in self._instances:
             idle = 0 if instance.assigned else now - instance.idle_since
-            if instance.draining:
+            if instance.draining_since != NEVER:
                 if instance.assigned:
                     wait = min(wait, self._report)
                 else:
@@ -118,7 +119,7 @@ class FlipWatch:
             self._since, self._worked = now, worked
 
     def _view(self, instance: Instance, idle: int) -> FlipView:
-        peers = sum(other.role == instance.role and not other.draining for other in self._instances)
+        peers = sum(other.role == instance.role and other.draining_since == NEVER for other in self._instances)
         others = [
             (other, share)
             for other, share in zip(self._instances, self._shares, strict=True)

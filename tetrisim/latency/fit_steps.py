@@ -11,10 +11,8 @@ between its end and the start of the next one, while the engine has work, is the
 Where the machine's speed was probed beside the steps (`probes`), each is first put at the usual speed.
 """
 
-import gzip
 import json
 import random
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,6 +32,7 @@ from tetrisim.latency.probes import read_probes, usual_s
 from tetrisim.latency.roofline import Shard
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
+from tetrisim.textfile import read_lines
 
 KINDS = ("prefill", "decode", "mixed")
 FEWEST = 20
@@ -113,14 +112,8 @@ def read_steps(path: Path) -> list[Step]:
     """The steps of a log: a folder with iterations.jsonl(.gz), or such a file; a bad row raises ProfileError."""
     names = ("iterations.jsonl.gz", "iterations.jsonl")
     file = next((path / name for name in names if (path / name).is_file()), path) if path.is_dir() else path
-    try:
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as problem:
-        raise ProfileError(
-            str(file), f"cannot be read ({problem})", "iterations.jsonl or iterations.jsonl.gz"
-        ) from None
-    steps = [_step(line, f"{file}:{number}") for number, line in enumerate(text.splitlines(), 1)]
+    lines = read_lines(file, ProfileError, "iterations.jsonl or iterations.jsonl.gz")
+    steps = [_step(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
     return [step for step in steps if step.batch]
 
 

@@ -4,9 +4,7 @@
 {"memory": 0.0092, ...}}. Each name is a piece of work of its own; what counts is how long it took over its usual time.
 """
 
-import gzip
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tetrisim.errors import ProfileError
+from tetrisim.textfile import read_lines
 
 NAMES = ("probes.jsonl.gz", "probes.jsonl")
 AROUND_S = 1.0
@@ -41,11 +40,7 @@ def read_probes(folder: Path) -> Probes | None:
     file = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if file is None:
         return None
-    try:
-        raw = file.read_bytes()
-        lines = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode().splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as problem:
-        raise ProfileError(str(file), f"cannot be read ({problem})", "JSON lines, plain or gzipped") from None
+    lines = read_lines(file, ProfileError, "JSON lines, plain or gzipped")
     rows = [_probe(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
     if not rows or any(row[1].keys() != rows[0][1].keys() for row in rows) or rows != sorted(rows, key=_moment):
         raise ProfileError(str(file), "is no series", "probes in the order of time, each of the same pieces of work")

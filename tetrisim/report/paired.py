@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tetrisim.report.terminal import PIPED_WIDTH, number, slo_line, source_lines, unserved, wall_line
+from tetrisim.report.terminal import number, print_page, slo_line, source_lines, unserved, wall_line
 from tetrisim.scenario.slo import SloSpec
 
 NAMES = {
@@ -27,12 +27,6 @@ NOT_SHOWN = "no difference shown"
 
 def print_paired(study: Mapping[str, Any], slo: SloSpec, console: Console) -> None:
     """Print what `PairedComparison.summary` holds: the table, a sentence a system, and where it all comes from."""
-    table = paired_table(study)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-    console.print(table)
-    console.print()
     runs: Sequence[Mapping[str, Any]] = study["summaries"]
     one_seed = [run for run in runs if run["seed"] == runs[0]["seed"]]
     lines = [
@@ -44,8 +38,7 @@ def print_paired(study: Mapping[str, Any], slo: SloSpec, console: Console) -> No
         *source_lines(one_seed),
         wall_line(runs),
     ]
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    print_page(paired_table(study), lines, console)
 
 
 def paired_table(study: Mapping[str, Any]) -> Table:

@@ -1,6 +1,6 @@
 """The table of a run or a comparison, and the sentences under it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -50,13 +50,6 @@ def print_report(
     summaries: Summaries, slo: SloSpec, console: Console, breakdowns: Mapping[str, Parts] | None = None
 ) -> None:
     """Print the table, who won on what, what binds, who was left unserved, the SLO, and where step times come from."""
-    table = results_table(summaries)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    # A row is never cut or wrapped: one wider than the page runs over its edge.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-    console.print(table)
-    console.print()
     lines = [
         verdict(summaries),
         binding(breakdowns or {}),
@@ -65,6 +58,17 @@ def print_report(
         *source_lines(summaries),
         wall_line(summaries),
     ]
+    print_page(results_table(summaries), lines, console)
+
+
+def print_page(table: Table, lines: Iterable[str], console: Console) -> None:
+    """Print a table and the sentences below it; an empty one is left out."""
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    # A row is never cut or wrapped: one wider than the page runs over its edge.
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    console.print(table)
+    console.print()
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
 

@@ -1,8 +1,6 @@
 """A recorded case read from its folder: configuration, requests and iterations, checked row by row."""
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tetrisim.errors import TraceError
+from tetrisim.textfile import read_lines
 
 Row = dict[str, Any]
 
@@ -123,12 +122,7 @@ def _file(folder: Path, name: str) -> Path:
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     """(file and line, object) of each line."""
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as problem:
-        raise TraceError(str(path), f"cannot be read ({problem})", "JSON lines, plain or gzipped") from None
-    lines = text.splitlines()
+    lines = read_lines(path, TraceError, "JSON lines, plain or gzipped")
     if not lines:
         raise TraceError(str(path), "is empty", "one JSON object a line")
     for number, line in enumerate(lines, 1):

@@ -16,7 +16,9 @@ from itertools import pairwise
 import numpy as np
 
 from tetrisim.assemble import assemble
+from tetrisim.cluster.chunks import step_ticks
 from tetrisim.cluster.engine import Engine, Piece
+from tetrisim.cluster.predictor import Predictor
 from tetrisim.cluster.request import Request
 from tetrisim.errors import TraceError
 from tetrisim.latency.step import StepTimer
@@ -38,6 +40,7 @@ class Driven:
         instance = assemble(scenario, True, block).instances[0]
         self.engine: Engine = instance.engine
         self.timer: StepTimer = instance.timer
+        self.predictor: Predictor = instance.predictor
         self.host = host_term(used_profile(scenario))
         count = len(measured)
         self.requests = [
@@ -60,12 +63,10 @@ class Driven:
         if not entries:
             return pieces, 0.0, 0.0
         n = batch.n if engine.grown else 0
-        shapes = [(take, request.computed) for request, take in pieces]
-        tokens = max(n + sum(take for _, take in pieces), engine.batching.padded)
         for request, _ in pieces:
             if self.begun[request.id] < 0:
                 self.begun[request.id] = self.steps
-        seconds = self.timer.step(tokens, shapes, n, batch.context, batch.longest()) / TICKS_PER_S
+        seconds = step_ticks(engine, self.timer, pieces, self.predictor) / TICKS_PER_S
         return pieces, seconds, self.host(n + len(pieces))
 
     def complete(self, pieces: list[Piece], now: float) -> None:
