@@ -9,7 +9,7 @@ from tetrisim.errors import ScenarioError
 from tetrisim.metrics.breakdown import PARTS, TO_FIRST_TOKEN, breakdown, means
 from tetrisim.metrics.definitions import e2el, ttft
 from tetrisim.scenario.load import resolve
-from tetrisim.scenario.systems import SYSTEMS
+from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import simulate
 
 slow_draw = [HealthCheck.too_slow, HealthCheck.data_too_large]

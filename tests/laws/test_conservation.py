@@ -11,7 +11,7 @@ from laws.worlds import MOMENTS, policy_settings, rows, worlds
 from tetrisim.cluster.engine import Engine
 from tetrisim.errors import ScenarioError
 from tetrisim.scenario.load import resolve
-from tetrisim.scenario.systems import SYSTEMS
+from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import Result, simulate
 
 SIMULATE = import_module("tetrisim.simulate")  # `tetrisim.simulate` is the function

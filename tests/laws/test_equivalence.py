@@ -17,7 +17,7 @@ import tetrisim.policies
 from tetrisim.errors import ScenarioError
 from tetrisim.policies.batching import TokenBudget
 from tetrisim.scenario.load import dump_yaml, override, resolve
-from tetrisim.scenario.systems import SYSTEMS
+from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import simulate
 
 SOME = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tetrisim.policies.registry import POLICIES
-from tetrisim.scenario.systems import SYSTEMS
+from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import Result
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="tetrisim-laws-")

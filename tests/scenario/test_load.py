@@ -9,7 +9,7 @@ import yaml
 from tetrisim.errors import ScenarioError
 from tetrisim.scenario.load import dump_yaml, load, override, resolve, with_system
 from tetrisim.scenario.model import load_model, model_names
-from tetrisim.scenario.systems import SYSTEMS
+from tetrisim.scenario.presets import SYSTEMS
 
 
 def resolved(system, gpu="h100-sxm", **cluster):

@@ -9,7 +9,7 @@ from tetrisim.cli.common import one_line_errors
 
 def systems_command() -> None:
     """List the serving systems."""
-    from tetrisim.scenario.systems import SYSTEMS
+    from tetrisim.scenario.presets import SYSTEMS
 
     _print_rows([(name, system.summary) for name, system in SYSTEMS.items()])
 

@@ -12,9 +12,10 @@ from tetrisim.errors import ScenarioError, nearest_name
 from tetrisim.scenario.cluster import LinkSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import ModelSpec, load_model
+from tetrisim.scenario.presets import SYSTEMS, System
 from tetrisim.scenario.reader import dump, read, yaml_fields
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.scenario.systems import SYSTEMS, System, default_budget, find_system, merge, pools_for
+from tetrisim.scenario.systems import default_budget, find_system, merge, pools_for
 
 
 def load(path: str | Path) -> Scenario:

@@ -1,62 +1,11 @@
-"""Serving systems as named sets of policies: one row of settings a system, overridden by what the user writes."""
+"""How a system of presets.py and what the user writes become one cluster."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 from tetrisim.errors import ScenarioError, unknown_name
 from tetrisim.scenario.gpu import GpuSpec
-
-Fragment = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """Pool settings by role, and cluster settings, in the words of the scenario file."""
-
-    summary: str
-    pools: Mapping[str, Fragment]
-    cluster: Fragment
-
-
-SYSTEMS: dict[str, System] = {
-    # vLLM's first scheduler: whole prompts, no decode in a step that prefills.
-    "vllm-v0": System(
-        "vLLM V0: prefill first, whole prompts, at most max_num_seqs sequences",
-        pools={"hybrid": {"batching": "prefill-first", "watermark": 0.01}},
-        cluster={"route": "least-loaded"},
-    ),
-    # vLLM's present scheduler: one token budget a step, running requests first, prompts chunked to what is left.
-    "vllm-v1": System(
-        "vLLM V1: one token budget a step, chunked prefill beside decodes",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
-        cluster={"route": "least-loaded"},
-    ),
-    # Sarathi-Serve: V1's rule at a small budget that bounds the time between tokens.
-    "sarathi": System(
-        "Sarathi-Serve: stall-free batches of at most 512 tokens",
-        pools={"hybrid": {"batching": "token-budget", "max_num_seqs": 128, "max_num_batched_tokens": 512}},
-        cluster={"route": "least-loaded"},
-    ),
-    # arXiv 2401.11181, section 2 of the notes: what the evaluation of the paper uses.
-    "tetriinfer": System(
-        "TetriInfer: prefill in fixed chunks, decode apart, two-level scheduling by predicted length",
-        pools={
-            "prefill": {"batching": "fixed-chunks", "chunk_tokens": 512, "queue": "sjf", "queue_batch": 16,
-                        "max_num_seqs": None},
-            "decode": {"batching": "decode-only", "admission": "reserve-dynamic", "preemption": "swap",
-                       "max_num_seqs": None},
-        },
-        cluster={
-            "route": "least-loaded",
-            "kv_link": {"bandwidth": "200 Gbit/s", "latency": "5 us"},
-            "predict": {"policy": "bucket", "granularity_tokens": 200, "accuracy": 0.749, "mode": "parallel"},
-            "place": {"policy": "power-of-two", "heavy_tokens": 128, "broadcast": "100 ms"},
-            "flip": {"policy": "idle", "after": "60 s", "cost": "6 ms"},
-        },
-    ),
-}  # fmt: skip
-
+from tetrisim.scenario.presets import SYSTEMS, Fragment, System
 
 _OWN = ("base", "cluster", "dtype", "profile")
 """What an entry of `systems:` may set: systems are compared on the same model, requests, SLO and seed."""

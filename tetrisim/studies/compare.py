@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tetrisim.errors import ScenarioError, unknown_name
 from tetrisim.metrics.summary import Summary, summarize
 from tetrisim.scenario.load import with_system
+from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.scenario.systems import SYSTEMS
 from tetrisim.simulate import Result, simulate
 from tetrisim.studies.seeds import Estimate, estimate, over_seeds
 

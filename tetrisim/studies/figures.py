@@ -1,7 +1,7 @@
 """Figures with expectations: each folder of experiments/ that holds a figure.py, run and judged.
 
 A folder `figNN-name/` has `scenario.yaml`, `expected.csv` (metric, paper, low, high, kind, reason), and `figure.py`
-with a function `figure(scenario: Scenario) -> Findings`.
+with a function `figure(scenario: Scenario) -> Findings`. Those in `related/` are about other systems than the paper's.
 """
 
 import csv
@@ -19,6 +19,9 @@ from tetrisim.studies.seeds import Estimate
 
 ROOTS = (Path(__file__).parents[2] / "experiments", Path(__file__).parents[1] / "_experiments")
 """Where the figures are: beside the package in a checkout, or inside an installed one."""
+
+RELATED = "related"
+"""The folder of those about other systems."""
 
 HOLDS = {"band": "within band", "direction": "direction holds", "report": "reported"}
 """Kind of an expectation -> the verdict when the value lies from `low` to `high`."""
@@ -52,17 +55,22 @@ class Verdict:
 
 
 def find_figures(names: Sequence[str] = ()) -> list[Path]:
-    """The folders of the figures called `names` (a whole name or its `figNN`), all in order where none is named."""
-    folders = {path.parent.name: path.parent for root in ROOTS for path in sorted(root.glob("*/figure.py"))}
-    if not folders:
+    """The folders of the figures called `names`, in order: a whole name, its `figNN`, or `related` for all of those.
+
+    Where none is named, all but the related ones.
+    """
+    own = {path.parent.name: path.parent for root in ROOTS for path in sorted(root.glob("*/figure.py"))}
+    related = {path.parent.name: path.parent for root in ROOTS for path in sorted(root.glob(f"{RELATED}/*/figure.py"))}
+    if not own:
         raise OutputError("figures", "there are none", f"folders with a figure.py in {ROOTS[0]}")
     if not names:
-        return list(folders.values())
+        return list(own.values())
     found: list[Path] = []
     for name in names:
-        match = [folder for label, folder in folders.items() if name in (label, label.split("-")[0])]
+        match = [folder for label, folder in own.items() if name in (label, label.split("-")[0])]
+        match += [folder for label, folder in related.items() if name in (label, RELATED)]
         if not match:
-            raise unknown_name(ScenarioError, "figures", name, folders)
+            raise unknown_name(ScenarioError, "figures", name, [*own, RELATED, *related])
         found += match
     return found
 
@@ -115,7 +123,7 @@ def judge(folder: Path, metrics: Mapping[str, Estimate | float]) -> list[Verdict
 
 def _function(folder: Path) -> Callable[[Any], Findings]:
     """The `figure` function of a folder's figure.py; scripts may import what they share from experiments/."""
-    root = str(folder.parent)
+    root = str(folder.parent.parent if folder.parent.name == RELATED else folder.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
     spec = importlib.util.spec_from_file_location(f"figures_{folder.name.replace('-', '_')}", folder / "figure.py")
