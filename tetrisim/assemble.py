@@ -51,7 +51,7 @@ class Cluster:
         self.links: Links | None = None
         self._make, self._exact = make, exact_steps
         self._hash_block_tokens = hash_block_tokens
-        self._timers: dict[tuple[str, int], StepTimer] = {}
+        self._timers: dict[tuple[str, int, int | None], StepTimer] = {}
         self._sources: dict[str, None] = {}
         self._pools: dict[int, PoolSpec] = {}
         self._predictor = Predictor(scenario.cluster.predict)
@@ -97,11 +97,10 @@ class Cluster:
         instance.snapshot_until = FOREVER
         instance.gpu, instance.gpus = gpu.name, pool.tensor_parallel
         instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
-        key = (gpu.name, pool.tensor_parallel)
+        key = (gpu.name, pool.tensor_parallel, pool.split_above_tokens)
         if key not in self._timers:
-            timer, source = build_timer(
-                Shard(self.model, gpu, dtype, pool.tensor_parallel), self.scenario.profile, "profile"
-            )
+            shard = Shard(self.model, gpu, dtype, pool.tensor_parallel)
+            timer, source = build_timer(shard, self.scenario.profile, "profile", pool.split_above_tokens)
             self._timers[key] = timer
             self._sources[source] = None
         instance.equip(engine, self._timers[key], self._predictor if pool.role == "prefill" else _NO_PREDICTOR)

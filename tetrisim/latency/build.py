@@ -1,12 +1,13 @@
 """Choose and compile the StepTimer of an instance: a measured profile where there is one, else the roofline."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tetrisim.errors import ProfileError
 from tetrisim.latency import roofline
-from tetrisim.latency.attention import RooflineAttention, TableAttention
+from tetrisim.latency.attention import Attention, RooflineAttention, TableAttention
 from tetrisim.latency.grid import ESTIMATED, MEASURED, Curve
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import Dense, StepTimer, Terms
@@ -16,59 +17,95 @@ from tetrisim.scenario.model import DTYPE_BYTES
 PROFILES = (Path(__file__).parents[1] / "_profiles", Path(__file__).parents[2] / "profiles")
 """Where committed profiles are: inside an installed package, or beside it in a checkout."""
 
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of each size: seconds in all, of which measured, of which estimated."""
+
 LARGEST = 2048
 """Tokens and sequences that the dense lists cover at first; they grow on demand."""
 
 
-def build_timer(shard: Shard, ref: str, where: str) -> tuple[StepTimer, str]:
+def build_timer(shard: Shard, ref: str, where: str, split_above: int | None = None) -> tuple[StepTimer, str]:
     """The timer, and a line of provenance. `ref` is `auto`, `roofline`, or the path of a profile (or a folder of them).
 
     A path that does not cover this GPU, model, dtype and tensor-parallel degree raises ProfileError; `auto` falls back
-    on the roofline.
+    on the roofline. Steps of more than `split_above` tokens split those over the shard's GPUs, not the weights (Shift
+    Parallelism); attention is by heads either way, so it takes the same time and the KV cache stays where it is.
     """
+    profile = _find(shard, ref, where)
+    linear, head, attention = _roofline_terms(shard) if profile is None else _table_terms(shard, profile)
+    if split_above is not None and shard.tensor_parallel > 1:
+        whole = replace(shard, tensor_parallel=1)
+        table = _find(whole, ref if profile is None else str(profile.folder.parent), where, needed=False)
+        rows = _roofline_linear(whole) if table is None else _table_linear(whole, table)
+        linear = _shifted(linear, _split(shard, rows), split_above)
+    named = f"{shard.gpu.name} {shard.model.name} {shard.dtype} tp{shard.tensor_parallel}"
+    line = f"{named}: estimated by the roofline" if profile is None else profile.title
+    if split_above is not None:
+        line += f"; all-to-alls of steps above {split_above} tokens modelled"
+    return StepTimer(Dense(linear, LARGEST), Dense(head, LARGEST), attention, shard.model.layers), line
+
+
+def _find(shard: Shard, ref: str, where: str, needed: bool = True) -> Profile | None:
     wanted = (shard.gpu.name, shard.model.name, shard.dtype, shard.tensor_parallel)
     folder = None
     if ref == "auto":
         folder = next((found for root in PROFILES if (found := find_profile(root, *wanted))), None)
     elif ref != "roofline":
         folder = find_profile(Path(ref), *wanted)
-        if folder is None:
+        if folder is None and needed:
             shape = "/".join((*wanted[:3], f"tp{wanted[3]}"))
             raise ProfileError(where, f"no profile.yaml in {ref}", f"a profile, or a folder that holds {shape}")
     if folder is None:
-        return _roofline_timer(shard), f"{' '.join(map(str, wanted[:3]))} tp{wanted[3]}: estimated by the roofline"
+        return None
     profile = read_profile(folder)
     named = (profile.gpu, profile.model, profile.dtype, profile.tensor_parallel)
     if named != wanted:
         raise ProfileError(
             str(folder / "profile.yaml"), f"is of {' '.join(map(str, named))}", " ".join(map(str, wanted))
         )
-    return _table_timer(shard, profile), profile.title
+    return profile
 
 
-def _roofline_timer(shard: Shard) -> StepTimer:
-    def linear(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        seconds = roofline.linear_s(shard, tokens) + roofline.collectives_s(shard, tokens)
-        return seconds, np.zeros(len(tokens)), seconds
+def _roofline_terms(shard: Shard) -> tuple[Terms, Terms, Attention]:
+    def head(sequences: np.ndarray) -> Columns:
+        return _estimated(roofline.head_s(shard, sequences) + roofline.host_s(sequences))
 
-    def head(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        seconds = roofline.head_s(shard, sequences) + roofline.host_s(sequences)
-        return seconds, np.zeros(len(sequences)), seconds
-
-    return StepTimer(Dense(linear, LARGEST), Dense(head, LARGEST), RooflineAttention(shard), shard.model.layers)
+    return _roofline_linear(shard), head, RooflineAttention(shard)
 
 
-def _table_timer(shard: Shard, profile: Profile) -> StepTimer:
-    layers = shard.model.layers
-    calls = {op: count * layers for op, count in profile.calls_per_layer.items()}
-    calls |= profile.calls_per_step
-    for op in calls:
-        if op not in profile.linear and op not in profile.head:
-            raise ProfileError(
-                str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv"
-            )
-    linear_ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.linear]
+def _roofline_linear(shard: Shard) -> Terms:
+    return lambda tokens: _estimated(roofline.linear_s(shard, tokens) + roofline.collectives_s(shard, tokens))
+
+
+def _split(shard: Shard, rows: Terms) -> Terms:
+    """Tokens split over the GPUs: each runs the whole weights over its rows, and two all-to-alls a layer."""
+
+    def linear(tokens: np.ndarray) -> Columns:
+        each = np.ceil(tokens / shard.tensor_parallel)  # padded, so that every GPU has as many
+        return _add(rows(each), _estimated(roofline.all_to_alls_s(shard, each * shard.tensor_parallel)))
+
+    return linear
+
+
+def _shifted(few: Terms, many: Terms, above: int) -> Terms:
+    """`few` for up to `above` tokens, `many` for more."""
+
+    def linear(tokens: np.ndarray) -> Columns:
+        seconds, measured, estimated = (
+            np.where(tokens > above, high, low) for low, high in zip(few(tokens), many(tokens), strict=True)
+        )
+        return seconds, measured, estimated
+
+    return linear
+
+
+def _table_terms(shard: Shard, profile: Profile) -> tuple[Terms, Terms, Attention]:
+    calls = _calls(shard, profile)
     head_ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.head]
+
+    def head(sequences: np.ndarray) -> Columns:
+        return _add(_sum(head_ops, sequences), _host(profile, sequences))
+
     attention = TableAttention(
         profile.attention,
         profile.skew,
@@ -76,39 +113,47 @@ def _table_timer(shard: Shard, profile: Profile) -> StepTimer:
         profile.estimated_attention,
         profile.interpolation.get("attention_prefill") == "smooth",
     )
-
-    def linear(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _add(_sum(linear_ops, tokens), _reduces(shard, profile, tokens))
-
-    def head(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _add(_sum(head_ops, sequences), _host(profile, sequences))
-
-    typed: tuple[Terms, Terms] = (linear, head)
-    return StepTimer(Dense(typed[0], LARGEST), Dense(typed[1], LARGEST), attention, layers)
+    return _table_linear(shard, profile), head, attention
 
 
-def _reduces(shard: Shard, profile: Profile, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _table_linear(shard: Shard, profile: Profile) -> Terms:
+    calls = _calls(shard, profile)
+    ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.linear]
+    return lambda tokens: _add(_sum(ops, tokens), _reduces(shard, profile, tokens))
+
+
+def _calls(shard: Shard, profile: Profile) -> dict[str, int]:
+    """How often a step calls each op; one without rows raises ProfileError."""
+    calls = {op: count * shard.model.layers for op, count in profile.calls_per_layer.items()}
+    calls |= profile.calls_per_step
+    for op in calls:
+        if op not in profile.linear and op not in profile.head:
+            raise ProfileError(
+                str(profile.folder), f"op '{op}' of profile.yaml has no rows", "rows in linear.csv or head.csv"
+            )
+    return calls
+
+
+def _reduces(shard: Shard, profile: Profile, tokens: np.ndarray) -> Columns:
     """The two all-reduces of every layer."""
     if "all_reduce" in profile.includes:
         return _sum([], tokens)
     if profile.all_reduce is None or shard.tensor_parallel == 1:
-        seconds = roofline.collectives_s(shard, tokens)
-        return seconds, np.zeros(len(tokens)), seconds
+        return _estimated(roofline.collectives_s(shard, tokens))
     # Activations stay at 16 bits where the weights have 8.
     sizes = tokens * shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
     return _sum([(profile.all_reduce, 2 * shard.model.layers)], sizes)
 
 
-def _host(profile: Profile, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _host(profile: Profile, sequences: np.ndarray) -> Columns:
     if "host" in profile.includes:
         return _sum([], sequences)
     if profile.host is None:
-        seconds = roofline.host_s(sequences)
-        return seconds, np.zeros(len(sequences)), seconds
+        return _estimated(roofline.host_s(sequences))
     return _sum([(profile.host, 1)], sequences)
 
 
-def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> Columns:
     """Seconds of several ops over `sizes`; a size is measured, interpolated or estimated for each op by itself."""
     total, measured, estimated = np.zeros((3, len(sizes)))
     for curve, calls in ops:
@@ -130,6 +175,10 @@ def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> tuple[np.ndarray, n
     return total, measured, estimated
 
 
-def _add(*terms: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _estimated(seconds: np.ndarray) -> Columns:
+    return seconds, np.zeros(len(seconds)), seconds
+
+
+def _add(*terms: Columns) -> Columns:
     total, measured, estimated = (sum(columns) for columns in zip(*terms, strict=True))
     return np.asarray(total), np.asarray(measured), np.asarray(estimated)

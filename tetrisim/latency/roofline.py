@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tetrisim.latency.collective import all_reduce_s
+from tetrisim.latency.collective import all_reduce_s, all_to_all_s
 from tetrisim.scenario.gpu import GpuSpec
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
 
@@ -77,6 +77,20 @@ def collectives_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     size = shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
     times = [all_reduce_s(float(count) * size, shard.tensor_parallel, shard.gpu.link_bytes_per_s) for count in tokens]
     return 2 * shard.model.layers * np.array(times)
+
+
+def all_to_alls_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
+    """Seconds of every layer's two all-to-alls when `tokens` are split over the shard's GPUs (Ulysses).
+
+    One brings queries, keys and values of all tokens to the GPU of their heads, the other the outputs back; key and
+    value heads fewer than GPUs are sent to each that needs them (arXiv 2509.16495, section 3).
+    """
+    model, gpus = shard.model, shard.tensor_parallel
+    size = max(2, DTYPE_BYTES[shard.dtype]) * model.head_dim
+    heads = (model.heads + 2 * max(model.kv_heads, gpus), model.heads)
+    link = shard.gpu.link_bytes_per_s
+    times = [sum(all_to_all_s(float(rows) * size * each, gpus, link) for each in heads) for rows in tokens / gpus]
+    return model.layers * np.array(times)
 
 
 def _matmul_s(shard: Shard, rows: np.ndarray, inputs: float, outputs: float) -> np.ndarray:

@@ -79,6 +79,11 @@ class StepTimer:
         self.measured = 0.0
         self.estimated = 0.0
 
+    def fixed(self, tokens: int, sequences: int) -> int:
+        """Ticks of a step over `tokens` tokens of `sequences` sequences, without its attention."""
+        self._grow(tokens, sequences)
+        return self._linear.ticks[tokens] + self._head.ticks[sequences]
+
     def decode_row(self, n: int) -> DecodeRow:
         """The decode steps of a batch of `n` sequences."""
         row = self.rows.get(n)
@@ -159,8 +164,7 @@ class StepTimer:
         self._linear_ticks, self._head_ticks = self._linear.ticks, self._head.ticks
 
     def _build_row(self, n: int) -> DecodeRow:
-        self._grow(n, n)
-        fixed = self._linear.ticks[n] + self._head.ticks[n]
+        fixed = self.fixed(n, n)
         contexts = sorted({0, *self.attention.knots(n)})
         contexts.append(2 * contexts[-1] + 1024)  # a point beyond the last knot, to carry its slope on
         points = [self.attention.decode(n, context) for context in contexts]

@@ -119,7 +119,7 @@ class _Machines:
         pools = scenario.cluster.pools
         places = [place for place, pool in enumerate(pools) for _ in range(pool.instances)]
         self._pool_of = dict(zip(names, places, strict=False))
-        self._timers: dict[tuple[str, int], StepTimer] = {}
+        self._timers: dict[tuple[str, int, int | None], StepTimer] = {}
 
     def prefill_alone(self, rows: Columns) -> Floats:
         """Seconds of each request's prefill on the instance that did it."""
@@ -166,10 +166,10 @@ class _Machines:
 
     def _timer(self, pool: PoolSpec) -> StepTimer:
         scenario = self._scenario
-        key = (pool.gpu or scenario.cluster.gpu, pool.tensor_parallel)
+        key = (pool.gpu or scenario.cluster.gpu, pool.tensor_parallel, pool.split_above_tokens)
         if key not in self._timers:
             shard = Shard(load_model(scenario.model), load_gpu(key[0], "gpu"), scenario.dtype, pool.tensor_parallel)
-            self._timers[key], _ = build_timer(shard, scenario.profile, "profile")
+            self._timers[key], _ = build_timer(shard, scenario.profile, "profile", pool.split_above_tokens)
         return self._timers[key]
 
 

@@ -20,6 +20,8 @@ class PoolSpec:
     role: Role
     instances: int = 1
     tensor_parallel: int = 1
+    split_above_tokens: int | None = None
+    """A step of more tokens than this splits them over the GPUs instead of the weights (Shift Parallelism)."""
     gpu: str | None = None
     # batching
     batching: str = "token-budget"
@@ -54,6 +56,8 @@ class PoolSpec:
             block_tokens=self.block_tokens,
             kv_blocks=self.kv_blocks,
         )
+        if self.split_above_tokens is not None and self.split_above_tokens < 0:
+            raise ValueError(f"split_above_tokens: expected at least 0, not {self.split_above_tokens}")
         if self.instances > MOST_INSTANCES:
             raise ValueError(f"instances: expected at most {MOST_INSTANCES}, not {self.instances}")
         if self.swap_space_bytes < 0:

@@ -52,4 +52,11 @@ SYSTEMS: dict[str, System] = {
             "flip": {"policy": "idle", "after": "60 s", "cost": "6 ms"},
         },
     ),
+    # arXiv 2509.16495: the KV cache is cut by heads under either kind of parallelism, so each step may choose.
+    "shift": System(
+        "Shift Parallelism: vLLM V1 whose large steps split their tokens over the GPUs, not the weights",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True,
+                          "split_above_tokens": 256}},
+        cluster={"route": "least-loaded"},
+    ),
 }  # fmt: skip

@@ -61,6 +61,8 @@ def _value(kind: Any, value: object, name: str, path: str) -> Any:
             raise ScenarioError(path, f"is {_show(value)}", "one of " + ", ".join(known), nearest_name(value, known))
         return value
     if origin is tuple:
+        if isinstance(value, Mapping) and "name" in getattr(get_args(kind)[0], "__dataclass_fields__", ()):
+            return _named(get_args(kind)[0], cast("Mapping[object, object]", value), path)
         if not isinstance(value, list | tuple):
             raise ScenarioError(path, f"is {_show(value)}", "a list")
         items = cast("list[object]", value)
@@ -74,6 +76,15 @@ def _value(kind: Any, value: object, name: str, path: str) -> Any:
         except ValueError as error:
             raise ScenarioError(path, f"is {_show(value)}", str(error)) from None
     return _plain(kind, value, path)
+
+
+def _named(cls: type[T], value: Mapping[object, object], path: str) -> tuple[T, ...]:
+    """A mapping by name of what is a tuple inside."""
+    for name, item in value.items():
+        if not isinstance(item, Mapping):
+            raise ScenarioError(f"{path}.{name}", f"is {_show(item)}", "a mapping")
+    items = {str(name): cast("Mapping[object, object]", item) for name, item in value.items()}
+    return tuple(read(cls, {"name": name, **item}, f"{path}.{name}") for name, item in items.items())
 
 
 def _plain(kind: type, value: object, path: str) -> Any:
@@ -114,6 +125,9 @@ def _written(value: Any, name: str) -> Any:
     if is_dataclass(value):
         return dump(value)
     if isinstance(value, tuple):
+        if value and hasattr(cast("tuple[Any, ...]", value)[0], "name"):
+            items = [dump(item) for item in cast("tuple[Any, ...]", value)]
+            return {item.pop("name"): item for item in items}
         return [_written(item, name) for item in cast("tuple[Any, ...]", value)]
     family = units.family_of(name)
     return units.text(value, family) if family is not None and value is not None else value

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tetrisim.scenario.classes import ClassSpec, check_classes
+
 Arrivals = Literal["trace", "poisson", "gamma", "burst", "constant", "closed-loop"]
 TraceFormat = Literal["auto", "azure", "mooncake", "burstgpt", "csv"]
 
@@ -31,6 +33,8 @@ class WorkloadSpec:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     shortest: float = 1.0
+    classes: tuple[ClassSpec, ...] = ()
+    """Each request is drawn to be of one of them, by their shares."""
 
     def __post_init__(self) -> None:
         if self.requests is not None and not 1 <= self.requests <= 10**9:
@@ -43,6 +47,7 @@ class WorkloadSpec:
             raise ValueError(f"rate: expected with arrivals '{self.arrivals}', as in '10 /s'")
         self._check_loop()
         self._check_lengths()
+        check_classes(self.classes)
 
     def _check_loop(self) -> None:
         closed = self.arrivals == "closed-loop"
