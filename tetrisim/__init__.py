@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tetrisim.scenario.load import dump_yaml, load, override, with_system
     from tetrisim.scenario.scenario import Scenario
     from tetrisim.simulate import Result, simulate
+    from tetrisim.studies.advice import Advice
+    from tetrisim.studies.advise import advise
     from tetrisim.studies.capacity import Capacity, capacity
     from tetrisim.studies.compare import Comparison, compare
     from tetrisim.studies.judge import Criterion
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Capacity",
     "Comparison",
     "Criterion",
@@ -29,6 +32,7 @@ __all__ = [
     "TetrisimError",
     "TraceError",
     "__version__",
+    "advise",
     "capacity",
     "compare",
     "dump_yaml",
@@ -40,6 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Advice": "tetrisim.studies.advice",
     "Capacity": "tetrisim.studies.capacity",
     "Comparison": "tetrisim.studies.compare",
     "Criterion": "tetrisim.studies.judge",
@@ -50,6 +55,7 @@ _HOMES = {
     "ScenarioError": "tetrisim.errors",
     "TetrisimError": "tetrisim.errors",
     "TraceError": "tetrisim.errors",
+    "advise": "tetrisim.studies.advise",
     "capacity": "tetrisim.studies.capacity",
     "compare": "tetrisim.studies.compare",
     "dump_yaml": "tetrisim.scenario.load",

@@ -9,29 +9,43 @@ import numpy as np
 
 from tetrisim import streams
 from tetrisim.cluster.clock import Clock, seconds, ticks
+from tetrisim.cluster.control import ControlTick
 from tetrisim.cluster.dispatcher import Dispatcher
 from tetrisim.cluster.engine import Engine
+from tetrisim.cluster.hints import HintDesk
 from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.interrupt import Boundaries, InterruptibleInstance
 from tetrisim.cluster.kvcache import KVCache, PrefixCache
+from tetrisim.cluster.migrate import Migrator
+from tetrisim.cluster.mobile import MobileEngine, MobileInstance
 from tetrisim.cluster.monitor import Broadcast, FlipWatch
 from tetrisim.cluster.predictor import Predictor
+from tetrisim.cluster.priority import PriorityEngine, PriorityQueue
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER
+from tetrisim.cluster.reserved import ReservedKV, StaticEngine
 from tetrisim.cluster.scheduler import LoadIndex, Scheduler
+from tetrisim.cluster.sessions import SessionCache, SessionScheduler
+from tetrisim.cluster.suspend import ClassEngine
+from tetrisim.cluster.tiered import TieredInstance, TieredKV
+from tetrisim.cluster.tiers import TierStore
 from tetrisim.cluster.transfer import Links
 from tetrisim.errors import ScenarioError
 from tetrisim.latency.build import build_timer
-from tetrisim.latency.roofline import Shard
+from tetrisim.latency.roofline import Shard, mlp_s
 from tetrisim.latency.step import FOREVER, StepTimer
+from tetrisim.policies.batching import Batching, Static
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.cluster import PoolSpec, PredictorSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.memory import kv_blocks
 from tetrisim.scenario.model import load_model
 from tetrisim.scenario.scenario import Scenario
+from tetrisim.scenario.workload import SESSIONS
 
-InstanceMaker = Callable[[Clock, int, str, Recorder, bool, bool], Instance]
+InstanceMaker = Callable[[type[Instance], Clock, int, str, Recorder, bool, bool], Instance]
+"""Makes an instance of a class, or of one derived from it, from what the class is called with."""
 
 _NO_PREDICTOR = Predictor(PredictorSpec())
 
@@ -60,6 +74,11 @@ class Cluster:
         self.limit = f"the positions of {self.model.name}"
         """What sets `most_tokens`."""
         self._most_prompt = sys.maxsize
+        self.mobile = scenario.cluster.migrate.on
+        """Whether running requests may move from one instance to another."""
+        self.sessions = scenario.workload.trace == SESSIONS
+        self.tiers = self._tiers() if self.sessions else None
+        """Where KV of sessions stays between turns; requests that are no turns leave nothing behind."""
 
     @property
     def provenance(self) -> tuple[str, ...]:
@@ -76,7 +95,11 @@ class Cluster:
         for offset in range(pool.instances):
             number = len(self.instances)
             name, horizon = f"{pool.role}-{first + offset}", self.scenario.horizon_s is not None
-            instance = self._make(self.env, number, name, self.recorder, self._exact, horizon)
+            kind = MobileInstance if self.mobile and pool.role != "prefill" else Instance
+            if pool.preempt is not None and pool.preempt.inside:
+                kind = InterruptibleInstance
+            kind = TieredInstance if self.tiers is not None else kind
+            instance = self._make(kind, self.env, number, name, self.recorder, self._exact, horizon)
             self.equip(instance, pool, f"cluster.pools.{index}")
             self.instances.append(instance)
 
@@ -86,11 +109,13 @@ class Cluster:
         dtype = self.scenario.dtype
         blocks = kv_blocks(pool, gpu, self.model, dtype, where)
         block_bytes = pool.block_tokens * self.model.kv_bytes_per_token(dtype)
-        engine = Engine(
+        batching = find_policy("batching", pool.batching, f"{where}.batching")(pool)
+        queue = find_policy("queue", pool.queue, f"{where}.queue")
+        engine = self._engine_class(pool, batching)(
             pool,
-            self._kv(pool, blocks, where),
-            find_policy("batching", pool.batching, f"{where}.batching")(pool),
-            WaitingQueue(find_policy("queue", pool.queue, f"{where}.queue"), pool.queue_batch),
+            self._kv(instance, pool, blocks, where),
+            batching,
+            PriorityQueue() if pool.queue == "priority" else WaitingQueue(queue, pool.queue_batch),
             find_policy("admission", pool.admission, f"{where}.admission"),
         )
         engine.limit_swap(int(pool.swap_space_bytes * pool.tensor_parallel / block_bytes))
@@ -106,12 +131,43 @@ class Cluster:
         instance.equip(engine, self._timers[key], self._predictor if pool.role == "prefill" else _NO_PREDICTOR)
         if instance.timer.skewed:
             engine.batch.track_longest()
+        if isinstance(instance, InterruptibleInstance):
+            instance.boundaries = self._boundaries(pool, Shard(self.model, gpu, dtype, pool.tensor_parallel))
         self._pools[instance.number] = pool
         self._note_limit(engine, pool, where)
 
-    def _kv(self, pool: PoolSpec, blocks: int, where: str) -> KVCache:
+    def _engine_class(self, pool: PoolSpec, batching: Batching) -> type[Engine]:
+        if self.mobile and pool.role != "prefill":
+            return MobileEngine
+        if pool.preempt is not None:
+            return ClassEngine
+        if isinstance(batching, Static):
+            return StaticEngine
+        return PriorityEngine if pool.queue == "priority" else Engine
+
+    def _boundaries(self, pool: PoolSpec, shard: Shard) -> Boundaries:
+        """Where steps may stop; how a layer's time splits into its stages is the roofline's."""
+        assert pool.preempt is not None
+        granularity, switch = pool.preempt.granularity, pool.preempt.switch_s
+        where = "layers, taken as equally long" if granularity == "layer" else "a layer's stages, split by the roofline"
+        self._sources[f"modelled: steps stop at {where}; {switch * 1e6:g} us to go on"] = None
+
+        def mlp_ticks(tokens: int) -> int:
+            return ticks(float(mlp_s(shard, np.array([tokens]))[0]))
+
+        return Boundaries(granularity, self.model.layers, self.model.experts or 1, mlp_ticks)
+
+    def _kv(self, instance: Instance, pool: PoolSpec, blocks: int, where: str) -> KVCache:
         reserve = int(pool.watermark * blocks)
         unit = self._hash_block_tokens
+        if self.tiers is not None:
+            gpu = load_gpu(pool.gpu or self.scenario.cluster.gpu, where)
+            host_bytes_per_s = gpu.host_bytes_per_s * pool.tensor_parallel
+            return TieredKV(blocks, pool.block_tokens, reserve, self.tiers.add(instance, host_bytes_per_s))
+        if pool.prefix_caching and self.sessions:
+            return SessionCache(blocks, pool.block_tokens, reserve, pool.block_tokens)
+        if pool.kv_reservation != "none":
+            return ReservedKV(blocks, pool.block_tokens, pool.kv_reservation, self.model.max_positions)
         if not pool.prefix_caching or unit is None:
             return KVCache(blocks, pool.block_tokens, reserve)  # without ids no two requests share anything
         if unit % pool.block_tokens:
@@ -127,7 +183,7 @@ class Cluster:
             self._most_prompt = min(self._most_prompt, room)
         elif room + 1 < self.most_tokens:  # the last token shown needs no KV
             self.most_tokens, self.limit = room + 1, f"the KV blocks of {where}"
-        if pool.batching == "prefill-first" and pool.max_num_batched_tokens is not None:
+        if pool.batching in ("prefill-first", "whole-prompts", "static") and pool.max_num_batched_tokens is not None:
             self._most_prompt = min(self._most_prompt, pool.max_num_batched_tokens)
 
     def refuses(self, prompts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -169,7 +225,8 @@ class Cluster:
         spec = self.scenario.cluster
         route = find_policy("route", spec.route, "cluster.route")
         rng = streams.scalar_stream(self.scenario.seed, "route")
-        self.scheduler = Scheduler(self.env, LoadIndex([]), route, rng, self.recorder)
+        scheduler = SessionScheduler if self.sessions else Scheduler
+        self.scheduler = scheduler(self.env, LoadIndex([]), route, rng, self.recorder)
         for instance in self.instances:
             instance.on_finished = self.scheduler.finished
         place = find_policy("place", spec.place.policy, "cluster.place.policy")
@@ -190,6 +247,40 @@ class Cluster:
                 watch.running = lambda: self.scheduler.active
                 watch.start()
         self.join_roles()
+        self._wire_hints()
+        self._wire_control()
+
+    def _tiers(self) -> TierStore | None:
+        spec = self.scenario.cluster.tiers
+        if spec is None:
+            return None
+        size = self.model.kv_bytes_per_token(self.scenario.dtype)
+        return TierStore(self.env, spec, size, self.model.layers, self.scenario.cluster.pools[0].block_tokens)
+
+    def _wire_hints(self) -> None:
+        """Hints to the scheduler, and what is modelled where KV stays between turns."""
+        tiers, spec, scheduler = self.tiers, self.scenario.cluster.hints, self.scheduler
+        if tiers is None:
+            return
+        self._sources[tiers.summary] = None
+        if spec is not None and isinstance(scheduler, SessionScheduler):
+            scheduler.desk = HintDesk(self.env, spec, scheduler.index, scheduler.pick, tiers.call)
+
+    def _wire_control(self) -> None:
+        """The control tick, where anything asks for it."""
+        spec = self.scenario.cluster.migrate
+        if not spec.on:
+            return
+        members = [instance for instance in self.instances if isinstance(instance, MobileInstance)]
+        policy = find_policy("migrate", spec.policy, "cluster.migrate.policy")
+        size = self.model.kv_bytes_per_token(self.scenario.dtype)
+        migrator = Migrator(self.env, members, spec, policy, size, self.recorder)
+        migrator.index = self.scheduler.index
+        self._sources[f"modelled: {spec.mode} migration of KV at {spec.bandwidth_bytes_per_s / 1e9:g} GB/s an instance"
+                      " one way, copies at no cost to steps"] = None  # fmt: skip
+        tick = ControlTick(self.env, ticks(spec.period_s), lambda: self.scheduler.active)
+        tick.controllers.append(migrator.control)
+        tick.start()
 
     def time_shares(self) -> dict[str, float]:
         """Seconds of step time by source."""
@@ -217,13 +308,14 @@ class Cluster:
         }
 
 
-def assemble(
-    scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None, make: InstanceMaker = Instance
-) -> Cluster:
-    """The cluster of a scenario, at time zero; a model that does not fit or a policy nobody knows is refused here.
+def _plain(kind: type[Instance], *parts: Any) -> Instance:
+    return kind(*parts)
 
-    `make` makes an instance, as the class Instance does.
-    """
+
+def assemble(
+    scenario: Scenario, exact_steps: bool, hash_block_tokens: int | None, make: InstanceMaker = _plain
+) -> Cluster:
+    """The cluster of a scenario, at time zero; a model that does not fit or a policy nobody knows is refused here."""
     cluster = Cluster(scenario, exact_steps, hash_block_tokens, make)
     first: dict[str, int] = {}
     for index, pool in enumerate(scenario.cluster.pools):

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING
@@ -14,11 +14,14 @@ from tetrisim import streams
 from tetrisim.assemble import Cluster, assemble
 from tetrisim.cluster.clock import ticks
 from tetrisim.cluster.request import NEVER, Request
+from tetrisim.cluster.sessions import as_turns
 from tetrisim.cluster.steplog import StepLog
 from tetrisim.errors import ProfileError, ScenarioError
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.scenario import Scenario
+from tetrisim.scenario.workload import SESSIONS
 from tetrisim.units import TICKS_PER_S
+from tetrisim.workload.classes import draw_classes
 from tetrisim.workload.trace import Trace, build
 
 if TYPE_CHECKING:
@@ -34,13 +37,16 @@ class Result:
     `request_columns`: one entry a request in order of arrival; times in seconds, NaN where the request never got so
     far; `status` is completed, rejected or unfinished; `cached_tokens` is what the prefill found in the prefix cache;
     `lost_prefill_s` and `lost_decode_s` are what preemptions cost before and after the first token, `recomputations`
-    the tokens that came with a recomputation; instances are named role-index ("" where there was none).
+    the tokens that came with a recomputation; instances are named role-index ("" where there was none); `class` is
+    there where the workload has classes.
     `instance_columns`: instance, role, gpu, gpus, first_work_s, last_work_s (NaN when it never worked), busy_s, steps,
     flips, kv_blocks.
     `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j
     from 0), `steps`, and `weight`, the number of sequences that waited that gap.
     `flip_columns`: one entry a change of role: instance, role (the new one), drain_s (from then on it was given nothing
     new), flip_s, ready_s.
+    `move_columns`: one entry a move of a running request: request_id, source, target, start_s, stop_s (from then on it
+    was not decoded; NaN: it was), end_s, stages, tokens (copied), outcome (moved, or why it was called off).
     `time_shares`: seconds of step time by source: measured, interpolated, estimated.
     `provenance`: one line for each latency table used.
     """
@@ -54,6 +60,7 @@ class Result:
     provenance: tuple[str, ...]
     simulated_s: float
     wall_s: float
+    move_columns: Columns = field(default_factory=dict[str, np.ndarray])
 
     @cached_property
     def requests(self) -> "pd.DataFrame":
@@ -101,10 +108,11 @@ def simulate(
         raise ProfileError("profile", f"{share:.2%} of the step time lies outside the measured tables", "none of it")
     return Result(
         scenario=scenario,
-        request_columns=cluster.recorder.request_columns(names, until),
+        request_columns=_request_columns(scenario, cluster.recorder.request_columns(names, until)),
         instance_columns=cluster.instance_columns(),
         gap_columns=cluster.recorder.gap_columns(),
         flip_columns=cluster.recorder.flip_columns(names),
+        move_columns=cluster.recorder.move_columns(names),
         time_shares=shares,
         provenance=cluster.provenance,
         simulated_s=_end(scenario, cluster),
@@ -155,7 +163,30 @@ def _requests(scenario: Scenario, trace: Trace, cluster: Cluster) -> Iterator[Re
         raise ScenarioError("workload.trace", f"no request of {trace.name} can ever be served (up to {longest} tokens)",
                             f"requests of at most {cluster.most_tokens} tokens: {cluster.limit}")  # fmt: skip
     requests = _generate(trace, predicted, refused, scenario.cluster.place.heavy_tokens)
+    if (trace.turns is not None) != (scenario.workload.trace == SESSIONS):
+        raise ScenarioError("workload.trace", f"the requests given are not of '{scenario.workload.trace}'",
+                            f"turns of sessions with '{SESSIONS}', and no others")  # fmt: skip
+    if trace.turns is not None:
+        requests = as_turns(requests, trace.turns)
+    if scenario.workload.classes:
+        requests = _classed(requests, scenario, len(trace))
     return requests if scenario.workload.concurrency is None else _not_yet(requests)
+
+
+def _classed(requests: Iterator[Request], scenario: Scenario, count: int) -> Iterator[Request]:
+    classes = scenario.workload.classes
+    for request, place in zip(requests, draw_classes(classes, count, scenario.seed).tolist(), strict=True):
+        request.priority = classes[place].priority
+        yield request
+
+
+def _request_columns(scenario: Scenario, columns: Columns) -> Columns:
+    """The rows, with the class of each request where the workload has classes."""
+    classes = scenario.workload.classes
+    if not classes:
+        return columns
+    names = np.array([each.name for each in classes], dtype=object)
+    return {**columns, "class": names[draw_classes(classes, len(columns["status"]), scenario.seed)]}
 
 
 def _not_yet(requests: Iterator[Request]) -> Iterator[Request]:

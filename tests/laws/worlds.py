@@ -73,6 +73,9 @@ def workloads(draw: st.DrawFn) -> Document:
             "concurrency": draw(st.sampled_from([1, 2, 5, 40])),
             "think": draw(st.sampled_from(["0 s", "2 ms"])),
         }
+    if draw(st.booleans()):
+        share = draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+        workload["classes"] = {"urgent": {"share": share}, "other": {"share": 1 - share, "priority": 1}}
     return workload
 
 
@@ -105,11 +108,20 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
     for pool in pools:
         pool.update((settings or {}).get(pool["role"], {}))
         preset = {**SYSTEMS[name].pools[pool["role"]], **pool}
+        if "kv_reservation" in preset:
+            pool["prefix_caching"] = False
+        if "migrate" in SYSTEMS[name].cluster:
+            pool["async_scheduling"] = False
+        if "preempt" in preset:
+            pool |= {"async_scheduling": False, "preemption": "recompute"}
+            if "granularity" in preset["preempt"]:
+                granularity = draw(st.sampled_from(["request", "iteration", "layer", "stage", "expert"]))
+                pool["preempt"] = {"granularity": granularity, "switch": draw(st.sampled_from(["0 s", "100 us"]))}
         if preset.get("batching") == "token-budget":
             budget = draw(st.sampled_from([32, 64, 512]))
             pool["max_num_batched_tokens"] = max(budget, pool["max_num_seqs"])
             pool["long_prefill_tokens"] = draw(st.sampled_from([None, None, 16]))
-        if preset.get("batching") == "prefill-first":
+        if preset.get("batching") in ("prefill-first", "whole-prompts", "static"):
             pool["max_num_batched_tokens"] = draw(st.sampled_from([96, 512]))
     cluster: Document = {"gpu": draw(st.sampled_from(["l40s", "h100-sxm"])), "pools": pools}
     if SYSTEMS[name].pools.keys() != {"hybrid"}:
@@ -143,18 +155,21 @@ def policy_settings() -> list[tuple[str, Document]]:
         "place": [("tetriinfer", "cluster")],
         "predict": [("tetriinfer", "cluster")],
         "flip": [("tetriinfer", "cluster")],
+        "migrate": [("llumnix", "cluster")],
     }
     cases: list[tuple[str, Document]] = []
     for kind, known in POLICIES.items():
         for name in known:
             for system, place in homes[kind]:
                 value: Any = name
-                if kind in ("place", "predict", "flip"):
+                if kind in ("place", "predict", "flip", "migrate"):
                     value = {"policy": name}
                 if kind == "predict":
                     value["granularity_tokens"] = 8
                 if kind == "place":
                     value |= {"heavy_tokens": 20, "broadcast": "1 ms"}
+                if kind == "migrate":
+                    value |= {"period": "1 ms", "low_blocks": 20, "last_blocks": 1}
                 if kind == "flip":
                     value |= {"after": "5 ms", "cost": "1 ms"}
                 cases.append((f"{system} {place} {kind}={name}", {"system": system, place: {kind: value}}))

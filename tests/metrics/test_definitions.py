@@ -71,6 +71,7 @@ RUNS = st.lists(
 def test_pooled_gaps_are_those_written_out_one_by_one(runs):
     itl, gaps = define.itl(gap_columns(runs)), written_out(runs)
     assert itl.mean == pytest.approx(gaps.mean(), rel=1e-12)
+    assert itl.std == pytest.approx(gaps.std(), rel=1e-9, abs=1e-9)
     percents = [0, 1, 37.5, 50, 90, 99, 100]
     assert itl.percentiles(percents) == pytest.approx(np.percentile(gaps, percents), rel=1e-12)
 
@@ -80,7 +81,7 @@ def test_many_gaps_are_thinned_with_the_mean_exact_and_percentiles_close():
     thin, gaps = define.itl(gap_columns(runs), limit=3_000), written_out(runs)
     assert thin.values.size <= 3_000
     assert thin.weights.sum() == pytest.approx(gaps.size)
-    assert thin.mean == pytest.approx(gaps.mean(), rel=1e-12)
+    assert (thin.mean, thin.std) == pytest.approx((gaps.mean(), gaps.std()), rel=1e-9)
     assert thin.percentiles([50, 90, 99]) == pytest.approx(np.percentile(gaps, [50, 90, 99]), rel=2e-3)
 
 

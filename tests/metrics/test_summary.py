@@ -17,6 +17,7 @@ KEYS = DISTRIBUTIONS | {
     "rejected", "unfinished", "preemptions", "gpu_seconds", "perf_per_dollar", "measured_share",
     "interpolated_share", "estimated_share", "wall_s", "simulated_s", "system", "slo_attainment",
     "perf_per_dollar_ratio", "total_token_throughput", "provenance", "dollars",
+    "warmup_requests", "warmup_rule",
 }  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from tetrisim.errors import ScenarioError, TetrisimError
+from tetrisim.errors import ScenarioError, TetrisimError, unknown_name
 
 if TYPE_CHECKING:
+    from tetrisim.metrics.export import Format
+    from tetrisim.metrics.warmup import Warmup
     from tetrisim.scenario.scenario import Scenario
     from tetrisim.simulate import Result
 
@@ -23,6 +25,19 @@ SetOption = Annotated[
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="A new folder for rows, summary, scenario and figure.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON with the keys of `vllm bench serve`.")]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="TOOL", help="Print the JSON of vllm, aiperf or guidellm, by its definitions."),
+]
+WarmupOption = Annotated[
+    str,
+    typer.Option(
+        "--warmup",
+        metavar="SHARE|auto",
+        help="The first share of the requests by arrival is not counted; auto: as many as MSER-5 finds. Rates are then "
+        "over the time from the first arrival to the last end of the others.",
+    ),
+]
 ExactOption = Annotated[bool, typer.Option("--exact-steps", help="One event a step: slower, and the same rows.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse step times that were not measured.")]
 
@@ -66,6 +81,33 @@ def _setting(text: str) -> tuple[str, object]:
         raise ScenarioError(f"--set {key.strip()}", f"'{value}' is not YAML", "a value as in the file") from None
 
 
+def parse_warmup(text: str) -> "Warmup":
+    """What `--warmup` says."""
+    if text == "auto":
+        return "auto"
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise TetrisimError("--warmup", f"is '{text}'", "a share from 0 to below 1, as in 0.1, or auto")
+    return share
+
+
+def parse_format(name: str | None, as_json: bool) -> "Format | None":
+    """What `--format` says; it prints JSON by itself."""
+    if name is None:
+        return None
+    from tetrisim.metrics.export import FORMATS
+
+    if as_json:
+        raise TetrisimError("--format", "is given beside --json", "one of the two")
+    for known in FORMATS:
+        if name == known:
+            return known
+    raise unknown_name(TetrisimError, "--format", name, FORMATS)
+
+
 @contextmanager
 def sign_of_life(first: str) -> Generator[Callable[[str], None]]:
     """Show on stderr what is under way, when that is a terminal; yields the setter of the text."""
@@ -87,14 +129,23 @@ def print_json(value: object) -> None:
 def print_results(
     summaries: Sequence[dict[str, Any]], scenario: "Scenario", results: "Mapping[str, Result] | None" = None
 ) -> None:
-    """Print the table and its sentences; with `results` also what binds."""
+    """Print the table and its sentences; with `results` also what binds, of the requests that are counted."""
     from rich.console import Console
 
     from tetrisim.metrics.breakdown import breakdown
     from tetrisim.report.terminal import print_report
 
-    breakdowns = {system: breakdown(result) for system, result in (results or {}).items()}
+    kept = counted_results(results or {}, summaries)
+    breakdowns = {system: breakdown(result) for system, result in kept.items()}
     print_report(summaries, scenario.slo, Console(highlight=False), breakdowns)
+
+
+def counted_results(results: "Mapping[str, Result]", summaries: Sequence[Mapping[str, Any]]) -> "dict[str, Result]":
+    """The runs without what their summaries leave out as warm-up."""
+    from tetrisim.metrics.warmup import counted
+
+    cuts = {str(summary["system"]): int(summary.get("warmup_requests", 0)) for summary in summaries}
+    return {system: counted(result, cuts.get(system, 0)) for system, result in results.items()}
 
 
 def draw_results(path: Path, results: "Mapping[str, Result]", scenario: "Scenario") -> None:

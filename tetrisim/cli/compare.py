@@ -1,6 +1,7 @@
-"""`tetrisim compare`: one scenario through several systems."""
+"""`tetrisim compare`: one scenario through several systems, or one run beside a measured one."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,24 +9,45 @@ import typer
 
 from tetrisim.cli.common import (
     ExactOption,
+    FormatOption,
     JsonOption,
     OutOption,
-    ScenarioArgument,
     SetOption,
     StrictOption,
+    WarmupOption,
+    counted_results,
     draw_results,
     one_line_errors,
+    parse_format,
+    parse_warmup,
     print_json,
     print_results,
     read_scenario,
     sign_of_life,
 )
+from tetrisim.errors import TetrisimError
 
 if TYPE_CHECKING:
+    from tetrisim.metrics.export import Format
+    from tetrisim.metrics.warmup import Warmup
+    from tetrisim.scenario.scenario import Scenario
+    from tetrisim.simulate import Result
     from tetrisim.studies.compare import Comparison, PairedComparison
 
-SystemsOption = Annotated[
+RunArgument = Annotated[
     str,
+    typer.Argument(metavar="SCENARIO|RUN", help="A scenario YAML file or 'default', or with MEASURED a run's folder."),
+]
+MeasuredArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MEASURED",
+        help="A measured run: rows of requests (CSV), or the JSON of vllm bench serve, AIPerf or GuideLLM.",
+        show_default=False,
+    ),
+]
+SystemsOption = Annotated[
+    str | None,
     typer.Option("--systems", metavar="A,B,...", help="Systems by name; the first is the baseline of perf/$."),
 ]
 SeedsOption = Annotated[
@@ -34,51 +56,105 @@ SeedsOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says, beside the scenario and the systems."""
+
+    out: Path | None
+    as_json: bool
+    to: "Format | None"
+    exact_steps: bool
+    strict: bool
+    seeds: int
+    warmup: "Warmup"
+
+
 def compare_command(  # noqa: PLR0913  # each is an option of the command line
-    scenario: ScenarioArgument,
-    systems: SystemsOption,
+    run: RunArgument,
+    measured: MeasuredArgument = None,
+    systems: SystemsOption = None,
     settings: SetOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
+    to: FormatOption = None,
+    warmup: WarmupOption = "0",
     exact_steps: ExactOption = False,
     strict: StrictOption = False,
     seeds: SeedsOption = 1,
 ) -> None:
-    """Simulate the same requests under several systems and say which did best on what."""
+    """Simulate the same requests under several systems and say which did best on what.
+
+    With a measured run instead of --systems: put it beside the predicted one, metric by metric.
+    """
     with one_line_errors():
-        # Imported here, or `tetrisim --help` would load numpy and the engine.
-        from tetrisim.studies.compare import compare, compare_seeds
-        from tetrisim.studies.store import check_free, save_comparison
+        asked = _Asked(out, as_json, parse_format(to, as_json), exact_steps, strict, seeds, parse_warmup(warmup))
+        _check(measured, systems, asked)
+        if measured is not None:
+            # Imported here, or `tetrisim --help` would load what no other command needs.
+            from tetrisim.cli.compare_measured import Measurement, compare_measured
 
-        if out is not None:
-            check_free(out)
-        base = read_scenario(scenario, settings or [])
-        names = [name.strip() for name in systems.split(",") if name.strip()]
-        paired: PairedComparison | None = None
-        with sign_of_life("reading the workload") as now:
-
-            def say(system: str) -> None:
-                now(f"simulating {system}")
-
-            if seeds > 1:
-                paired = compare_seeds(base, names, seeds, exact_steps, strict, say)
-                comparison = paired.first
-            else:
-                comparison = compare(base, names, exact_steps, strict, say)
-            if out is not None:
-                now(f"writing {out}")
-                save_comparison(out, comparison, lambda path: _draw(path, comparison, paired))
-        if paired is not None:
-            _print_paired(paired, as_json)
-        elif as_json:
-            print_json(comparison.summaries)
+            compare_measured(
+                Measurement(run, measured, settings or [], out, as_json, exact_steps, strict, asked.warmup)
+            )
         else:
-            print_results(comparison.summaries, base, comparison.results)
+            names = [name.strip() for name in str(systems).split(",") if name.strip()]
+            if out is not None:
+                from tetrisim.studies.store import check_free
+
+                check_free(out)
+            _compare_systems(read_scenario(run, settings or []), names, asked)
+
+
+def _check(measured: Path | None, systems: str | None, asked: _Asked) -> None:
+    either = "either --systems A,B,... or the file of a measured run"
+    if measured is None and systems is None:
+        raise TetrisimError("compare", "there is nothing to compare with", either)
+    if measured is not None and systems is not None:
+        raise TetrisimError("compare", f"--systems is given beside {measured}", either)
+    if asked.to is not None and (measured is not None or asked.seeds > 1):
+        with_what = f"the measured run {measured}" if measured is not None else "--seeds"
+        raise TetrisimError("--format", f"is given with {with_what}", "--json: no tool writes differences")
+    if measured is not None and asked.seeds > 1:
+        raise TetrisimError("--seeds", f"is given with the measured run {measured}", "one seed beside one measurement")
+
+
+def _compare_systems(base: "Scenario", names: list[str], asked: _Asked) -> None:
+    from tetrisim.studies.compare import compare, compare_seeds
+    from tetrisim.studies.store import save_comparison
+
+    paired: PairedComparison | None = None
+    with sign_of_life("reading the workload") as now:
+
+        def say(system: str) -> None:
+            now(f"simulating {system}")
+
+        if asked.seeds > 1:
+            paired = compare_seeds(base, names, asked.seeds, asked.exact_steps, asked.strict, say, asked.warmup)
+            comparison = paired.first
+        else:
+            comparison = compare(base, names, asked.exact_steps, asked.strict, say, asked.warmup)
+        if asked.out is not None:
+            now(f"writing {asked.out}")
+            save_comparison(asked.out, comparison, lambda path: _draw(path, comparison, paired))
+    if paired is not None:
+        _print_paired(paired, asked.as_json)
+    elif asked.to is not None:
+        from tetrisim.metrics.export import export
+
+        print_json([export(result, asked.to) for result in _counted(comparison).values()])
+    elif asked.as_json:
+        print_json(comparison.summaries)
+    else:
+        print_results(comparison.summaries, base, comparison.results)
+
+
+def _counted(comparison: "Comparison") -> "dict[str, Result]":
+    return counted_results(comparison.results, comparison.summaries)
 
 
 def _draw(path: Path, comparison: "Comparison", paired: "PairedComparison | None") -> None:
     """The pictures, of the scenario's own seed as are the rows; over seeds also differences.json beside them."""
-    draw_results(path, comparison.results, comparison.scenario)
+    draw_results(path, _counted(comparison), comparison.scenario)
     if paired is not None:
         text = json.dumps(paired.summary(), indent=2, allow_nan=False)
         path.with_name("differences.json").write_text(text + "\n")

@@ -5,12 +5,16 @@ from typing import Annotated
 import typer
 
 from tetrisim import __version__
+from tetrisim.cli.advise import advise_command
 from tetrisim.cli.capacity import capacity_command
 from tetrisim.cli.compare import compare_command
 from tetrisim.cli.figures import figures_command
 from tetrisim.cli.lists import gpus_command, models_command, systems_command, traces_command
+from tetrisim.cli.plan import plan_command
 from tetrisim.cli.profile import app as profile_app
+from tetrisim.cli.report import report_command
 from tetrisim.cli.run import run_command
+from tetrisim.cli.sweep import sweep_command
 from tetrisim.cli.timeline import timeline_command
 from tetrisim.cli.trace import app as trace_app
 from tetrisim.cli.validate import calibrate_command, validate_command
@@ -25,7 +29,11 @@ app = typer.Typer(
 app.command("run")(run_command)
 app.command("compare")(compare_command)
 app.command("capacity")(capacity_command)
+app.command("plan")(plan_command)
+app.command("advise")(advise_command)
+app.command("sweep")(sweep_command)
 app.command("timeline")(timeline_command)
+app.command("report")(report_command)
 app.command("validate")(validate_command)
 app.command("calibrate")(calibrate_command)
 app.command("figures")(figures_command)

@@ -1,6 +1,6 @@
 """The decoding batch, counted lazily: all of it grows by one token a step, so steps are counted and not tokens."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from tetrisim.cluster.request import NEVER, Request
 
@@ -70,6 +70,12 @@ class DecodeBatch:
         while due and (due[0][2].finish_step != due[0][0] or due[0][2].sequence != due[0][1]):
             heappop(due)
         return context
+
+    def forget(self, request: Request) -> None:
+        """Drop what is kept of one that left for another batch, where its numbers mean something else."""
+        for heap in (self.due, self._expected, self._longest or []):
+            heap[:] = [entry for entry in heap if entry[2] is not request]
+            heapify(heap)
 
     def finished(self) -> list[Request]:
         """Members whose last token came with the last step, in order of `sequence`; each has to `leave` now."""

@@ -30,10 +30,10 @@ class Instance:
     """One engine replica over `gpus` GPUs. Its role may change; its number and name do not."""
 
     __slots__ = (
-        "_cut", "_exact", "_first", "_gaps", "_horizon", "_lag", "_last_chunk", "_late", "_news", "_pending", "_pieces",
+        "_cut", "_exact", "_first", "_gaps", "_horizon", "_lag", "_last_chunk", "_news", "_pending", "_pieces",
         "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm", "_start",
         "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks",
-        "draining_since", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "load",
+        "draining_since", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "late", "load",
         "name", "number", "on_broadcast", "on_finished", "on_prefilled", "predictor", "role", "snapshot",
         "snapshot_until", "swap_ticks_per_block", "timer",
     )  # fmt: skip
@@ -64,7 +64,7 @@ class Instance:
         self._pieces: list[Piece] = []
         # asynchronous scheduling
         self._lag, self._news = 0, False
-        self._late: list[Request] = []
+        self.late: list[Request] = []
         """What arrived after the plan of the next step was made."""
         # the window in progress
         self._row: DecodeRow
@@ -87,7 +87,7 @@ class Instance:
         """A request to prefill here."""
         self.assigned += 1
         if self._lag and self._steps - self.steps_done(now) == 1:
-            self._late.append(request)
+            self.late.append(request)
         else:
             may_join = self.engine.push(request)
             if self._pending is None:
@@ -176,7 +176,7 @@ class Instance:
         """Form the next step and start it, or rest."""
         engine = self.engine
         batch = engine.batch
-        behind = bool(self._late or engine.leaving)
+        behind = bool(self.late or engine.leaving)
         if engine.queued or engine.kv.free < batch.n:
             pieces = engine.plan()
             if engine.joined or engine.preempted:
@@ -202,9 +202,9 @@ class Instance:
         engine = self.engine
         engine.let_go()
         self._news = engine.queued > 0
-        for request in self._late:
+        for request in self.late:
             self._news |= engine.push(request)
-        self._late.clear()
+        self.late.clear()
 
     def _note_moves(self, now: int) -> None:
         for request in self.engine.preempted:
@@ -368,7 +368,7 @@ class Instance:
         batch.context += steps * batch.n
         if batch.due[0][0] <= step_no:
             self._finish_due(now)
-        if batch.n and not engine.queued and kv.free >= batch.n and not (self._late or engine.leaving):
+        if batch.n and not engine.queued and kv.free >= batch.n and not (self.late or engine.leaving):
             self._start_window(now)
         else:
             self._next(now)

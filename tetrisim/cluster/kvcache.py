@@ -44,6 +44,10 @@ class KVCache:
         """Give blocks to a running request of `computed` tokens for `tokens` more."""
         self.free -= self.blocks(computed + tokens) - self.blocks(computed)
 
+    def hold(self, request: Request, held_tokens: int, tokens: int) -> None:
+        """Give a request blocks for `tokens` tokens whose KV is yet to come; it has those of `held_tokens`."""
+        self.free -= self.blocks(tokens) - self.blocks(held_tokens)
+
     def enter(self, request: Request, tokens: int) -> None:
         """A request's first `tokens` tokens are known and computed; where blocks are told apart, they can be found."""
 
@@ -130,6 +134,12 @@ class PrefixCache(KVCache):
         """New blocks; those that the tokens fill are entered, a decoding request's newest token with its lag."""
         self._take(request, computed + tokens)
         self.enter(request, computed + tokens - decoding * self.lag)
+
+    def hold(self, request: Request, held_tokens: int, tokens: int) -> None:
+        """New blocks without content until it is entered."""
+        self._held.setdefault(request, [])
+        self._entered.setdefault(request, 0)
+        self._take(request, tokens)
 
     def grow(self, batch: DecodeBatch, members: Iterable[Request], steps: int) -> None:
         """New blocks step by step, and within a step in running order, as the engine takes them."""

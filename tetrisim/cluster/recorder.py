@@ -20,10 +20,15 @@ Flip = tuple[int, str, int, int, int]
 """Instance, its new role, and when it was given nothing new any more, changed role, and could work again."""
 
 
+Move = tuple[int, int, int, int, int, int, int, int, str]
+"""Request, source and destination, when the move began, when the request stopped (NEVER: it did not) and when the move
+ended, stages, tokens copied, and the outcome: moved, or why it was called off."""
+
+
 class Recorder:
     """The rows of a run."""
 
-    __slots__ = ("_packed", "flips", "gaps", "requests")
+    __slots__ = ("_packed", "flips", "gaps", "moves", "requests")
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -31,6 +36,7 @@ class Recorder:
         self.gaps: list[Gap] = []
         self._packed: list[np.ndarray] = []
         self.flips: list[Flip] = []
+        self.moves: list[Move] = []
 
     def flip_columns(self, names: list[str]) -> dict[str, np.ndarray]:
         """One entry a change of role, in order of time."""
@@ -44,6 +50,19 @@ class Recorder:
                 for name, column in zip(("drain_s", "flip_s", "ready_s"), moments, strict=True)
             },
         }
+
+    def move_columns(self, names: list[str]) -> dict[str, np.ndarray]:
+        """One entry a move of a running request, in order of their ends."""
+        columns = list(zip(*self.moves, strict=True)) or [()] * 9
+        requests, sources, targets, starts, stops, ends, stages, tokens, outcomes = columns
+        found = {"request_id": np.array(requests, dtype=np.int64)}
+        for name, column in (("source", sources), ("target", targets)):
+            found[name] = np.array([names[number] for number in column], dtype=object)
+        for name, moments in (("start_s", starts), ("stop_s", stops), ("end_s", ends)):
+            found[name] = np.array([seconds(at) if at != NEVER else np.nan for at in moments], dtype=float)
+        for name, counts in (("stages", stages), ("tokens", tokens)):
+            found[name] = np.array(counts, dtype=np.int64)
+        return {**found, "outcome": np.array(outcomes, dtype=object)}
 
     def pack(self) -> None:
         """Turn the gaps so far into an array, a fifth of their size; called now and then in a long run."""

@@ -35,6 +35,7 @@ class Request:
         "output",
         "predicted",
         "preemptions",
+        "priority",
         "prefill_instance",
         "prefill_start",
         "prompt",
@@ -46,6 +47,9 @@ class Request:
         "transfer_start",
     )  # fmt: skip
 
+    home = NEVER
+    """Where the turn before it was served, for a turn of a session (see sessions.py)."""
+
     def __init__(self, number: int, arrival: int, prompt: int, output: int, predicted: int) -> None:
         self.id = number
         self.arrival = arrival
@@ -53,6 +57,7 @@ class Request:
         self.output = output
         self.predicted = predicted
         self.heavy = False
+        self.priority = 0
         self.hash_ids: Sequence[int] = ()
         self.target = prompt
         """Tokens whose KV must be there before the next token: the prompt, after a recompute also those shown."""
@@ -102,3 +107,18 @@ class Request:
         self.lost_decode += now - self.halted
         self.recomputations += recomputed
         self.halted = NEVER
+
+
+class Turn(Request):
+    """A request that is one turn of a session: its prompt is all that was said before, and something new."""
+
+    __slots__ = ("home", "luck", "read", "session", "typing")
+
+    home: int
+    """The member of the scheduler's instances that served the turn before, NEVER for none."""
+    luck: tuple[float, float, float]
+    """Three even draws that decide on hints."""
+    read: int
+    """Ticks from the end of the turn before to the first key pressed, and from there to the arrival (`typing`)."""
+    typing: int
+    session: int

@@ -7,6 +7,7 @@ from tetrisim.cluster.clock import ARRIVE, Alarm, Clock
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import Request
+from tetrisim.cluster.usage import Usage
 from tetrisim.errors import ScenarioError
 from tetrisim.policies.views import LoadView, RequestView, Rng
 
@@ -64,6 +65,10 @@ class LoadIndex:
                 heappop(heap)
             load, member = heap[0]
         return member
+
+    def usage(self, member: int) -> Usage:
+        """What one holds and has to do, as of now."""
+        return Usage(self.members[member])
 
     def grow(self, member: int, load: int) -> None:
         """A member has taken on load; the heap learns of it when it matters."""

@@ -1,12 +1,13 @@
 """Instances that enter each of their steps in a log, for timelines. A run without a log has none of them."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from math import inf
+from typing import Any
 
-from tetrisim.cluster.clock import Clock, seconds
+from tetrisim.cluster.clock import seconds
 from tetrisim.cluster.engine import Piece
 from tetrisim.cluster.instance import Instance
-from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER, Request
 
 
@@ -68,13 +69,17 @@ class StepLog:
             self.left_out += 1
             self.ends_s = min(self.ends_s, step.start_s)
 
-    def instance(
-        self, env: Clock, number: int, name: str, recorder: Recorder, exact_steps: bool, horizon: bool
-    ) -> Instance:
-        """An instance that keeps this log."""
-        made = _LoggedInstance(env, number, name, recorder, exact_steps, horizon)
+    def instance(self, kind: type[Instance], *parts: Any) -> Instance:
+        """An instance of `kind` that keeps this log."""
+        made = _logged(kind)(*parts)
         made.log = self
         return made
+
+
+@cache
+def _logged(kind: type[Instance]) -> "type[_LoggedInstance]":
+    """The class `kind` with a log."""
+    return type(f"Logged{kind.__name__}", (_LoggedInstance, kind), {"__slots__": ()})
 
 
 class _LoggedInstance(Instance):
@@ -123,5 +128,5 @@ class _LoggedInstance(Instance):
     def _note(self, now: int) -> None:
         at_s, engine = seconds(now), self.engine
         if self.log.covers(at_s):
-            waiting = engine.queued - len(engine.partials) + len(self._late)
+            waiting = engine.queued - len(engine.partials) + len(self.late)
             self.log.holdings.append(Holding(self.number, at_s, waiting, engine.kv.capacity - engine.kv.free))

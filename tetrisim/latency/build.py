@@ -8,7 +8,7 @@ import numpy as np
 from tetrisim.errors import ProfileError
 from tetrisim.latency import roofline
 from tetrisim.latency.attention import Attention, RooflineAttention, TableAttention
-from tetrisim.latency.grid import ESTIMATED, MEASURED, Curve
+from tetrisim.latency.grid import ESTIMATED, MEASURED, Curve, Slices
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import Dense, StepTimer, Terms
 from tetrisim.latency.table import Profile, find_profile, read_profile
@@ -119,7 +119,25 @@ def _table_terms(shard: Shard, profile: Profile) -> tuple[Terms, Terms, Attentio
 def _table_linear(shard: Shard, profile: Profile) -> Terms:
     calls = _calls(shard, profile)
     ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.linear]
-    return lambda tokens: _add(_sum(ops, tokens), _reduces(shard, profile, tokens))
+    if not shard.model.experts:
+        return lambda tokens: _add(_sum(ops, tokens), _reduces(shard, profile, tokens))
+    return lambda tokens: _add(_sum(ops, tokens), _reduces(shard, profile, tokens), _routed(shard, profile, tokens))
+
+
+def _routed(shard: Shard, profile: Profile, tokens: np.ndarray) -> Columns:
+    """The routed experts of all layers, at the mean number of experts that the tokens reach.
+
+    Where the profile has none, the roofline's, router included.
+    """
+    layers = shard.model.layers
+    if not profile.moe:
+        return _estimated(layers * roofline.experts_s(shard, tokens))
+    slices = Slices({(active, count): seconds for (count, active), seconds in profile.moe.items()})
+    pairs = zip(roofline.reached(shard.model, tokens).tolist(), tokens.tolist(), strict=True)
+    found = [slices.at(active, count) for active, count in pairs]
+    seconds = layers * np.array([max(0.0, value) for value, _ in found])
+    outside = np.array([not inside for _, inside in found])
+    return seconds, np.zeros(len(tokens)), np.where(outside, seconds, 0.0)
 
 
 def _calls(shard: Shard, profile: Profile) -> dict[str, int]:

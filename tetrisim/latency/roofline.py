@@ -18,6 +18,8 @@ KERNEL_S = 2e-6
 """Floor of one kernel inside a CUDA graph."""
 KERNELS_PER_LAYER = 9
 """Four GEMMs, attention, two norms, activation and rotary (or the like)."""
+EXPERT_KERNELS = 4
+"""What a mixture of experts adds to those of a dense layer: router, choice, sorting, and adding up."""
 HOST_STEP_S = 2e-4
 HOST_SEQUENCE_S = 2e-6
 """Time between steps that the engine's own code takes, and its growth with the batch. Not measured: with vLLM V1's
@@ -44,17 +46,50 @@ def linear_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     model, size = shard.model, DTYPE_BYTES[shard.dtype]
     bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
     cut = shard.tensor_parallel
-    shapes = (
-        (model.hidden, model.qkv_width / cut),
-        (model.heads * model.head_dim / cut, model.hidden),
-        (model.hidden, model.up_width / cut),
-        (model.intermediate / cut, model.hidden),
-    )
-    layer = sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
+    shapes = [(model.hidden, model.qkv_width / cut), (model.heads * model.head_dim / cut, model.hidden)]
     # Two norms read and write the hidden state and its residual; the activation and rotary read what they change.
     elements = 8 * model.hidden + 2 * (model.up_width + model.qkv_width) / cut
+    if model.experts:
+        layer = sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes) + experts_s(shard, tokens)
+        elements -= 2 * model.up_width / cut
+    else:
+        shapes += [(model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden)]
+        layer = sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
     layer = layer + elements * size * tokens / bandwidth + KERNELS_PER_LAYER * KERNEL_S
     return model.layers * layer + 2 * model.hidden * size * tokens / bandwidth
+
+
+def reached(model: ModelSpec, tokens: np.ndarray) -> np.ndarray:
+    """Experts of a layer that get any of `tokens` tokens which choose evenly at random, in the mean."""
+    return model.experts * (1 - (1 - model.active_experts / model.experts) ** tokens)
+
+
+def experts_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
+    """Seconds of one layer's router and routed experts, as grouped matrix multiplications.
+
+    Tokens choose evenly at random: the weights of the experts that any of them reaches are read once, so a few tokens
+    already cost nearly all of the weights.
+    """
+    model, cut, size = shard.model, shard.tensor_parallel, DTYPE_BYTES[shard.dtype]
+    bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
+    rows, used = tokens * model.active_experts, reached(model, tokens)
+    seconds = _matmul_s(shard, tokens, model.hidden, model.experts)
+    for inputs, outputs in ((model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden)):
+        compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
+        moved = size * (used * inputs * outputs + rows * (inputs + outputs))
+        seconds = seconds + np.maximum(compute, moved / bandwidth)
+    # Rows are copied to their experts' order and back, and the activation reads what it changes.
+    elements = 4 * model.hidden + 2 * model.up_width / cut
+    return seconds + elements * size * rows / bandwidth + EXPERT_KERNELS * KERNEL_S
+
+
+def mlp_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
+    """Seconds of the MLPs of all layers: a part of `linear_s`."""
+    model, cut = shard.model, shard.tensor_parallel
+    if model.experts:
+        return model.layers * experts_s(shard, tokens)
+    shapes = ((model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden))
+    return model.layers * sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
 
 
 def head_s(shard: Shard, sequences: np.ndarray) -> np.ndarray:

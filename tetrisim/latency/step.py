@@ -84,6 +84,17 @@ class StepTimer:
         self._grow(tokens, sequences)
         return self._linear.ticks[tokens] + self._head.ticks[sequences]
 
+    def tail(self, sequences: int) -> int:
+        """Ticks of a step after its last layer: LM head, sampling, and the engine's own time between steps."""
+        self._grow(0, sequences)
+        return self._head.ticks[sequences]
+
+    def decode(self, n: int, context: int, longest: int) -> int:
+        """Ticks of one pure decode step, as its row has them; not entered in the ledger."""
+        row = self.decode_row(n)
+        low, _, base, slope = row.segments[bisect_right(row.knots, context) - 1]
+        return base + slope * (context - low) + (row.unevenness(n * longest)[0] if self.skewed else 0)
+
     def decode_row(self, n: int) -> DecodeRow:
         """The decode steps of a batch of `n` sequences."""
         row = self.rows.get(n)

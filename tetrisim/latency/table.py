@@ -85,8 +85,8 @@ class Profile:
     includes: frozenset[str] = frozenset()
     """Terms of a step that the times of other ops already hold: `host`, `all_reduce`."""
     moe: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
-    """(tokens, experts that get any of them) -> seconds of the routed experts of one layer. Checked, and not read by
-    runs, whose models are dense."""
+    """(tokens, experts that get any of them) -> seconds of the routed experts of one layer. Empty for
+    dense models."""
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
     """All of profile.yaml."""
 

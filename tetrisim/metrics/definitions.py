@@ -1,15 +1,18 @@
 """The metrics of `vllm bench serve`, as formulas over a run's columns. Seconds in, seconds out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tetrisim.scenario.classes import ClassSpec
 from tetrisim.scenario.slo import SloSpec
 
 Columns = Mapping[str, np.ndarray]
 Floats = NDArray[np.float64]
+Metric = Callable[[Columns], Floats]
+"""One of the times below: a value of each completed request that has one."""
 
 GAP_POINTS = 4_000_000
 """Above this many gaps, a run of steps is represented by fewer points, so that memory stays bounded."""
@@ -48,11 +51,16 @@ def duration(rows: Columns) -> float | None:
     return float(finished.max() - np.nanmin(rows["arrival_s"])) if finished.size else None
 
 
-def good(rows: Columns, slo: SloSpec) -> int:
+def good(rows: Columns, slo: SloSpec, classes: Sequence[ClassSpec] = ()) -> int:
     """How many requests completed within every limit that `slo` gives (a limit itself is good enough).
 
-    The tpot of a request of one output token counts as 0, as in vLLM.
+    The tpot of a request of one output token counts as 0, as in vLLM. A class with an SLO of its own is judged by that.
     """
+    if classes:
+        of = {each.name: np.asarray(rows["class"]) == each.name for each in classes}
+        return sum(
+            good({name: column[of[each.name]] for name, column in rows.items()}, each.slo or slo) for each in classes
+        )
     first, whole = ttft(rows), e2el(rows)
     per_token = (whole - first) / np.maximum(rows["output_tokens"][completed(rows)] - 1, 1)
     within = np.ones(first.size, dtype=bool)
@@ -78,12 +86,14 @@ def per_second(amount: float, seconds: float | None) -> float | None:
 class Itl:
     """Inter-token latency: every gap between two tokens of every request, pooled.
 
-    `values` ascend; `weights` says how many gaps have each value; `mean` is exact even when they are thinned.
+    `values` ascend; `weights` says how many gaps have each value; `mean` and `std` (of all gaps, not of a sample) are
+    exact even when they are thinned.
     """
 
     values: Floats
     weights: Floats
     mean: float | None
+    std: float | None = None
 
     def percentiles(self, percents: Sequence[float]) -> list[float | None]:
         """What `numpy.percentile` (linear) gives for the gaps written out one by one."""
@@ -110,7 +120,10 @@ def itl(gaps: Columns, limit: int = GAP_POINTS) -> Itl:
     if not steps.size:
         return Itl(np.empty(0), np.empty(0), None)
     total = weight * steps
-    mean = float(np.sum(total * (first + slope * (steps - 1) / 2)) / np.sum(total))
+    middle = first + slope * (steps - 1) / 2
+    mean = float(np.sum(total * middle) / np.sum(total))
+    spread = slope**2 * (steps**2 - 1) / 12 + (middle - mean) ** 2  # within a run of steps, and between runs
+    std = float(np.sqrt(np.sum(total * spread) / np.sum(total)))
 
     points = steps if steps.sum() <= limit else np.minimum(steps, max(1, limit // steps.size))
     run = np.repeat(np.arange(steps.size), points)
@@ -118,4 +131,4 @@ def itl(gaps: Columns, limit: int = GAP_POINTS) -> Itl:
     span = steps / points
     values = first[run] + slope[run] * ((place + 0.5) * span[run] - 0.5)
     order = np.argsort(values, kind="stable")
-    return Itl(values[order], (weight * span)[run][order], mean)
+    return Itl(values[order], (weight * span)[run][order], mean, std)

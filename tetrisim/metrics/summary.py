@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from tetrisim.metrics import definitions as define
+from tetrisim.metrics.classes import by_class
+from tetrisim.metrics.warmup import Cut, Warmup, counted, find_cut
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.simulate import Result
 
@@ -17,24 +19,32 @@ _PERCENTS = (50.0, 90.0, 99.0)
 _SOURCES = ("measured", "interpolated", "estimated")
 
 
-def summarize(result: Result, baseline: Mapping[str, Any] | None = None) -> Summary:
+def summarize(result: Result, baseline: Mapping[str, Any] | None = None, warmup: Warmup | Cut = 0.0) -> Summary:
     """The metrics of a run: times in ms under keys that end in _ms, others in seconds, tokens and requests.
 
     With j the reduction of mean E2EL against `baseline` and c the ratio of dollars, `perf_per_dollar` is (1 + j) / c,
     the definition that reproduces all five of TetriInfer's published values (arXiv 2401.11181, figures 11 to 15);
     `perf_per_dollar_ratio` is the plain ratio, 1 / (1 - j) / c. A run without a baseline is its own. Raises
     RuntimeError when requests were lost.
+
+    `warmup` (metrics/warmup.py) leaves out the first requests: all counts, times and rates are of the others, rates
+    over the time from the first of their arrivals to the last of their ends. ITL is then None, since the gaps between
+    tokens are not kept by request; GPU-seconds and dollars stay those of the whole run. `vllm bench serve` counts all.
     """
+    cut = warmup if isinstance(warmup, Cut) else find_cut([result.request_columns], warmup)
+    result = counted(result, cut.requests)
     rows = result.request_columns
     counts = _counts(result)
     seconds = define.duration(rows)
     done = define.completed(rows)
     output_tokens = int(rows["output_tokens"][done].sum())
-    good = define.good(rows, result.scenario.slo)
+    good = define.good(rows, result.scenario.slo, result.scenario.workload.classes)
     itl = define.itl(result.gap_columns)
     summary: Summary = {
         "system": result.scenario.system,
         **counts,
+        "warmup_requests": cut.requests,
+        "warmup_rule": cut.rule,
         "duration": seconds,
         "request_throughput": define.per_second(counts["completed"], seconds),
         "output_throughput": define.per_second(output_tokens, seconds),
@@ -49,7 +59,7 @@ def summarize(result: Result, baseline: Mapping[str, Any] | None = None) -> Summ
         **_usage(result),
     }
     summary |= _per_dollar(summary, baseline or summary)
-    return summary | _sources(result)
+    return summary | by_class(result) | _sources(result)
 
 
 def _counts(result: Result) -> dict[str, int]:

@@ -70,6 +70,11 @@ class PrefillFirst:
 
 
 @dataclass(frozen=True, slots=True)
+class Static(PrefillFirst):
+    """FasterTransformer: as above, but only when nobody decodes."""
+
+
+@dataclass(frozen=True, slots=True)
 class FixedChunks:
     """TetriInfer: prompts cut and merged into chunks of one size, the last one padded with zeros."""
 
@@ -112,3 +117,13 @@ def fixed_chunks(pool: PoolSpec) -> Batching:
 def decode_only(pool: PoolSpec) -> Batching:
     """Nothing to set."""
     return DecodeOnly()
+
+
+def whole_prompts(pool: PoolSpec) -> Batching:
+    """Orca: waiting prompts join the decodes whole, as many as there are seats (or up to `max_num_batched_tokens`)."""
+    return TokenBudget(pool.max_num_batched_tokens or sys.maxsize, chunked=False)
+
+
+def static(pool: PoolSpec) -> Batching:
+    """`max_num_batched_tokens` of whole prompts, or all that there are seats for."""
+    return Static(pool.max_num_batched_tokens or sys.maxsize)

@@ -12,6 +12,11 @@ def shortest_first(request: RequestView) -> float:
     return request.prompt
 
 
+def by_priority(request: RequestView) -> float:
+    """vLLM's `--scheduling-policy priority`: urgent classes first. Named `priority`, it also chooses who is preempted."""
+    return request.priority
+
+
 def longest_first(request: RequestView) -> float:
     """LJF, the worst case of the paper's Figure 16."""
     return -request.prompt

@@ -6,16 +6,23 @@ from inspect import signature
 from typing import Any
 
 from tetrisim.errors import ScenarioError, unknown_name
-from tetrisim.policies import admission, batching, flipping, placement, prediction, queueing, routing
+from tetrisim.policies import admission, batching, flipping, migration, placement, prediction, queueing, routing
 
 POLICIES: dict[str, dict[str, Any]] = {
     "batching": {
         "token-budget": batching.token_budget,
         "prefill-first": batching.prefill_first,
+        "whole-prompts": batching.whole_prompts,
+        "static": batching.static,
         "fixed-chunks": batching.fixed_chunks,
         "decode-only": batching.decode_only,
     },
-    "queue": {"fcfs": None, "sjf": queueing.shortest_first, "ljf": queueing.longest_first},
+    "queue": {
+        "fcfs": None,
+        "sjf": queueing.shortest_first,
+        "ljf": queueing.longest_first,
+        "priority": queueing.by_priority,
+    },  # fmt: skip
     "admission": {
         "greedy": admission.greedy,
         "reserve-static": admission.reserve_static,
@@ -26,6 +33,8 @@ POLICIES: dict[str, dict[str, Any]] = {
         "round-robin": routing.round_robin,
         "random": routing.random,
         "power-of-two": routing.power_of_two,
+        "session-sticky": routing.session_sticky,
+        "virtual-load": routing.virtual_load,
     },
     "place": {
         "power-of-two": placement.power_of_two,
@@ -40,11 +49,16 @@ POLICIES: dict[str, dict[str, Any]] = {
         "shuffled": prediction.shuffled,
         "none": prediction.none,
     },
+    "migrate": {
+        "never": migration.never,
+        "balance": migration.balance,
+        "defragment": migration.defragment,
+    },
     "flip": {"never": flipping.never, "idle": flipping.idle, "watermark": flipping.watermark},
 }
 
 
-ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2}
+ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2, "migrate": 2}
 """How many arguments a policy of each kind is called with."""
 
 

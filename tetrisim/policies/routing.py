@@ -1,5 +1,6 @@
 """Which instance takes a new request."""
 
+from tetrisim.policies import migration
 from tetrisim.policies.views import LoadView, RequestView, Rng
 
 
@@ -11,6 +12,16 @@ def least_loaded(view: LoadView, request: RequestView, rng: Rng) -> int:
 def round_robin(view: LoadView, request: RequestView, rng: Rng) -> int:
     """In turn by order of arrival."""
     return request.id % view.count
+
+
+def virtual_load(view: LoadView, request: RequestView, rng: Rng) -> int:
+    """Llumnix: the most free KV blocks a request, counting what those who wait want; looks at every instance."""
+    return min(range(view.count), key=lambda member: migration.virtual_load(view.usage(member)))
+
+
+def session_sticky(view: LoadView, request: RequestView, rng: Rng) -> int:
+    """Where the session's turn before was served; its first turn goes to the least loaded."""
+    return view.least_loaded() if request.home < 0 else request.home
 
 
 def random(view: LoadView, request: RequestView, rng: Rng) -> int:

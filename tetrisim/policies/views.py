@@ -1,5 +1,6 @@
 """What a policy may look at. Every attribute is read-only to it; the station applies the choice."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -24,6 +25,16 @@ class RequestView(Protocol):
     @property
     def heavy(self) -> bool:
         """Predicted to be a heavy decode."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """That of its class: 0 is urgent, and what all have where there are no classes."""
+        ...
+
+    @property
+    def home(self) -> int:
+        """The member that served the turn of its session before; -1 where there was none."""
         ...
 
 
@@ -53,6 +64,75 @@ class DecodeView(Protocol):
         ...
 
 
+class RunningView(Protocol):
+    """A request that decodes."""
+
+    @property
+    def blocks(self) -> int:
+        """KV blocks that it holds."""
+        ...
+
+    @property
+    def shown(self) -> int:
+        """Tokens that it has shown."""
+        ...
+
+    @property
+    def tpot_s(self) -> float:
+        """Its time per token after the first, so far."""
+        ...
+
+
+class MemberView(Protocol):
+    """An instance as of now."""
+
+    @property
+    def capacity_blocks(self) -> int:
+        """KV blocks in all."""
+        ...
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks free."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Requests here or on their way here."""
+        ...
+
+    @property
+    def decoding(self) -> int:
+        """Those of them that decode."""
+        ...
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Prompt tokens that a step can compute at most."""
+        ...
+
+    @property
+    def preempted(self) -> bool:
+        """Whether it has preempted anybody since the last look."""
+        ...
+
+    def waiting_blocks(self) -> int:
+        """KV blocks that prompts still want: those that wait, and the rest of those begun."""
+        ...
+
+    def first_waiting_blocks(self) -> int:
+        """The same of the first that waits; 0 when nobody does."""
+        ...
+
+    def pending_tokens(self) -> int:
+        """Prompt tokens that wait or are left of prompts begun."""
+        ...
+
+    def decodes(self) -> Sequence[RunningView]:
+        """The requests that decode and do not move already, in order of admission."""
+        ...
+
+
 class LoadView(Protocol):
     """The instances that may take a new request, by load; members are numbered 0 to `count` - 1."""
 
@@ -67,6 +147,10 @@ class LoadView(Protocol):
 
     def least_loaded(self) -> int:
         """The member of lowest load, the lowest number on ties, in O(log n)."""
+        ...
+
+    def usage(self, member: int) -> MemberView:
+        """What one holds and has to do, as of now."""
         ...
 
 

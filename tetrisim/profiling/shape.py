@@ -156,8 +156,11 @@ def shard_shape(model: str, dtype: str, tensor_parallel: int) -> ShardShape:
 def _model(model: str) -> tuple[ModelSpec, str, Experts | None]:
     """Sizes, dense family and experts of a catalog model or `config.json`."""
     path = Path(model)
+    catalog = resources.files("tetrisim.scenario") / "catalog" / "models" / f"{model}.json"
+    known = catalog.is_file()
     try:
-        config: Any = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        source = catalog if known else path if path.suffix == ".json" else None
+        config: Any = {} if source is None else json.loads(source.read_text())
     except (OSError, ValueError):
         config = {}  # load_model says what is wrong
     if not isinstance(config, dict) or config.get("model_type") not in MOE_FAMILIES:
@@ -171,7 +174,8 @@ def _model(model: str) -> tuple[ModelSpec, str, Experts | None]:
     if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
         raise ProfileError(model, "has dense layers between those with experts", "the same MLP in all layers")
     dense = {**config, "model_type": family, "intermediate_size": sizes[2]}
-    return from_config(dense, path.parent.name or path.stem, model), family, Experts(*sizes)
+    name = model if known else path.parent.name or path.stem
+    return from_config(dense, name, model), family, Experts(*sizes)
 
 
 def _family(model: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from tetrisim.metrics.breakdown import PARTS, TO_FIRST_TOKEN, Parts, means
 from tetrisim.report.style import plain, save
 
-_LOOKS = {
+LOOKS = {
     "queue_s": ("0.82", ""),
     "prefill_s": ("#0072B2", ""),
     "prefill_interference_s": ("#A6CDE6", "////"),
@@ -24,7 +24,7 @@ _LOOKS = {
 }
 """Colour and hatch: own work is solid, work beside it the same colour pale and hatched, waits are grey."""
 
-_DARK = ("#0072B2", "#007A5A", "#3A3A3A")
+DARK = ("#0072B2", "#007A5A", "#3A3A3A")
 _NARROW = 0.06
 """A part below this share of the longest bar is not written on."""
 _APART = 8.0
@@ -64,7 +64,7 @@ def _draw(axis: Axes, title: str, parts: Sequence[str], mean: Mapping[str, Mappi
         scale = 100 / total if shares and total else factor
         start = 0.0
         for part in parts:
-            colour, hatch = _LOOKS[part]
+            colour, hatch = LOOKS[part]
             width = own[part] * scale
             axis.barh(row, width, 0.62, start, color=colour, hatch=hatch, edgecolor="white", linewidth=0.8)
             if width > _NARROW * edge:
@@ -74,7 +74,7 @@ def _draw(axis: Axes, title: str, parts: Sequence[str], mean: Mapping[str, Mappi
         axis.annotate(length, (start, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
     drawn = [(own, total) for own, total in zip(mean.values(), totals, strict=True) if total]
     shown = [part for part in parts if any(own[part] > 0.01 * total for own, total in drawn)]
-    handles = [Patch(facecolor=_LOOKS[p][0], hatch=_LOOKS[p][1], edgecolor="white", label=PARTS[p]) for p in shown]
+    handles = [Patch(facecolor=LOOKS[p][0], hatch=LOOKS[p][1], edgecolor="white", label=PARTS[p]) for p in shown]
     axis.legend(
         handles=handles, ncols=len(handles) or 1, loc="lower left", bbox_to_anchor=(-0.01, 0.99), frameon=False,
         fontsize=8.5, handlelength=1.1, handletextpad=0.4, columnspacing=1.0, borderpad=0.2,
@@ -82,7 +82,7 @@ def _draw(axis: Axes, title: str, parts: Sequence[str], mean: Mapping[str, Mappi
 
 
 def _write_share(axis: Axes, at: tuple[float, float], share: float, colour: str) -> None:
-    ink, box = ("white", "none") if colour in _DARK else ("black", colour)
+    ink, box = ("white", "none") if colour in DARK else ("black", colour)
     axis.text(
         *at, f"{share:.0%}", ha="center", va="center", fontsize=9, color=ink,
         bbox={"facecolor": box, "edgecolor": "none", "pad": 1.0},

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tetrisim.report.terminal import number, print_page, slo_line, source_lines, unserved, wall_line
+from tetrisim.report.terminal import number, print_page, slo_line, source_lines, unserved, wall_line, warmup_line
 from tetrisim.scenario.slo import SloSpec
 
 NAMES = {
@@ -34,6 +34,7 @@ def print_paired(study: Mapping[str, Any], slo: SloSpec, console: Console) -> No
         "95 % intervals.",
         *verdicts(study),
         *unserved(_together(runs)),
+        warmup_line(runs),
         slo_line(slo),
         *source_lines(one_seed),
         wall_line(runs),

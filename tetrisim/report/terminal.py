@@ -54,6 +54,7 @@ def print_report(
         verdict(summaries),
         binding(breakdowns or {}),
         *unserved(summaries),
+        warmup_line(summaries),
         slo_line(slo),
         *source_lines(summaries),
         wall_line(summaries),
@@ -150,6 +151,20 @@ def unserved(summaries: Summaries) -> list[str]:
         for summary in summaries
         if summary["rejected"] or summary["unfinished"]
     ]
+
+
+def warmup_line(summaries: Summaries) -> str:
+    """Which requests are not counted, by what rule, and what the rates are over; empty where all are."""
+    cuts = sorted({summary.get("warmup_requests", 0) for summary in summaries})
+    if cuts == [0]:
+        return ""
+    most = max(summaries, key=lambda summary: summary["warmup_requests"])
+    first = " to ".join(str(cut) for cut in dict.fromkeys((cuts[0], cuts[-1])))
+    return (
+        f"Warm-up: the first {first} of {most['warmup_requests'] + most['submitted']} requests by arrival are not "
+        f"counted ({most['warmup_rule']}). Rates are of the others, over the time from the first of their arrivals to "
+        "the last of their ends; GPU-seconds and dollars are of the whole run."
+    )
 
 
 def slo_line(slo: SloSpec) -> str:

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tetrisim.scenario.control import MigrateSpec
+from tetrisim.scenario.preempt import PreemptSpec
+from tetrisim.scenario.tiers import HintSpec, TierSpec
+
 Role = Literal["prefill", "decode", "hybrid"]
 MOST_INSTANCES = 100_000
 
@@ -35,9 +39,13 @@ class PoolSpec:
     queue: str = "fcfs"
     queue_batch: int = 16
     admission: str = "greedy"
+    preempt: PreemptSpec | None = None
+    """Urgent requests get ahead of running ones; None leaves that to the queue."""
     # KV memory
     block_tokens: int = 16
     kv_blocks: int | None = None
+    kv_reservation: Literal["none", "longest", "power-of-two", "exact"] = "none"
+    """What is kept for a request from its admission on; none: blocks are taken as tokens come (paged attention)."""
     memory_utilization: float = 0.9
     watermark: float = 0.0
     prefix_caching: bool = False
@@ -66,13 +74,26 @@ class PoolSpec:
             raise ValueError("memory_utilization: expected above 0 and at most 1")
         if not 0 <= self.watermark < 1:
             raise ValueError("watermark: expected a fraction of the KV blocks below 1")
+        if self.kv_reservation != "none" and (self.role != "hybrid" or self.prefix_caching):
+            raise ValueError("kv_reservation: expected in a hybrid pool without prefix_caching")
         if self.async_scheduling and self.role != "hybrid":
             raise ValueError(f"async_scheduling: expected in a hybrid pool, not in a {self.role} pool")
+        if self.preempt is not None:
+            self._check_preempt()
         budget, seqs = self.max_num_batched_tokens, self.max_num_seqs
         if self.batching == "token-budget" and budget is not None and seqs is not None and budget < seqs:
             raise ValueError(
                 f"max_num_batched_tokens: expected at least max_num_seqs ({seqs}), not {budget}: "
                 "every running sequence needs one token a step"
+            )
+
+    def _check_preempt(self) -> None:
+        """What cannot be had together with `preempt`."""
+        if self.role != "hybrid" or self.batching != "prefill-first" or self.queue != "priority":
+            raise ValueError("preempt: expected in a hybrid pool with batching 'prefill-first' and queue 'priority'")
+        if self.async_scheduling or self.preemption != "recompute" or self.kv_reservation != "none":
+            raise ValueError(
+                "preempt: expected without async_scheduling and kv_reservation, and with preemption 'recompute'"
             )
 
 
@@ -167,6 +188,9 @@ class ClusterSpec:
     predict: PredictorSpec = PredictorSpec()
     place: PlacementSpec = PlacementSpec()
     flip: FlipSpec = FlipSpec()
+    migrate: MigrateSpec = MigrateSpec()
+    tiers: TierSpec | None = None
+    hints: HintSpec | None = None
 
     def __post_init__(self) -> None:
         roles = {pool.role for pool in self.pools}
@@ -179,3 +203,31 @@ class ClusterSpec:
             raise ValueError(f"pools: expected at least one {missing} instance beside the {min(roles)} pool")
         if "prefill" in roles and self.kv_link is None:
             raise ValueError("kv_link: expected between prefill and decode pools, as in {bandwidth: 200 Gbit/s}")
+        if self.migrate.on:
+            self._check_migrate()
+        if self.tiers is not None:
+            self._check_tiers()
+        elif self.hints is not None:
+            raise ValueError("hints: expected with tiers, between which they move KV")
+
+    def _check_tiers(self) -> None:
+        """What cannot be had together with KV that stays between turns."""
+        if any(pool.role != "hybrid" for pool in self.pools):
+            raise ValueError("tiers: expected with hybrid pools alone: a turn is served where its KV is")
+        if len({pool.block_tokens for pool in self.pools}) > 1:
+            raise ValueError("tiers: expected with one block_tokens for all pools, between which KV moves")
+        if self.migrate.on:
+            raise ValueError("tiers: expected without migrate: what moves is KV of turns that wait")
+        if any(pool.kv_reservation != "none" or pool.preempt is not None for pool in self.pools):
+            raise ValueError("tiers: expected in pools without kv_reservation and preempt")
+
+    def _check_migrate(self) -> None:
+        """What cannot be had together with requests that move."""
+        if any(pool.async_scheduling for pool in self.pools):
+            raise ValueError("migrate: expected without async_scheduling: a request leaves between two planned steps")
+        if any(pool.queue == "priority" for pool in self.pools):
+            raise ValueError("migrate: expected without queue 'priority', which chooses victims by itself")
+        if any(pool.kv_reservation != "none" for pool in self.pools):
+            raise ValueError("migrate: expected without kv_reservation: blocks move as they are filled")
+        if self.flip.policy != "never":
+            raise ValueError("migrate: expected with fixed roles, so flip: {policy: never}")

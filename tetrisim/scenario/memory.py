@@ -51,7 +51,8 @@ def memory_bar(pool: PoolSpec, gpu: GpuSpec, model: ModelSpec, dtype: str) -> Me
     if pool.split_above_tokens is not None and shards > 1:
         # Whole matrices for the steps that split tokens; cut ones beside them unless every step does.
         weights += model.matrices * size * (1 - (not pool.split_above_tokens) / shards)
-    activations = tokens * wide * (2 * model.hidden + 2 * model.up_width / shards) + 4 * model.vocab * min(tokens, 256)
+    wide_mlp = model.up_width * max(1, model.active_experts)
+    activations = tokens * wide * (2 * model.hidden + 2 * wide_mlp / shards) + 4 * model.vocab * min(tokens, 256)
     left = usable - weights - activations - RUNTIME_BYTES
     blocks = int(left // block_bytes) if pool.kv_blocks is None else pool.kv_blocks
     return MemoryBar(gpu.memory_bytes, usable, weights, activations, RUNTIME_BYTES, block_bytes, blocks)

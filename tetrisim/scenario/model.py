@@ -10,12 +10,21 @@ from typing import Any
 from tetrisim.errors import ScenarioError, unknown_name
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-_FAMILIES = ("llama", "opt", "qwen2", "qwen3", "mistral")
+_EXPERTS = {
+    "mixtral": ("num_local_experts", "intermediate_size"),
+    "qwen3_moe": ("num_experts", "moe_intermediate_size"),
+}
+"""Family with a mixture of experts in every layer -> the keys of the experts' number and of the features of one."""
+_FAMILIES = ("llama", "opt", "qwen2", "qwen3", "mistral", *_EXPERTS)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A dense decoder: sizes in elements, one layer repeated `layers` times."""
+    """A decoder: sizes in elements, one layer repeated `layers` times.
+
+    With `experts` a router sends each token to `active_experts` of them in place of one MLP; `intermediate` is that of
+    one expert.
+    """
 
     name: str
     layers: int
@@ -30,6 +39,8 @@ class ModelSpec:
     tied_embeddings: bool
     qk_norm: bool = False
     """Whether queries and keys are normalised head by head."""
+    experts: int = 0
+    active_experts: int = 0
 
     @property
     def qkv_width(self) -> int:
@@ -38,15 +49,15 @@ class ModelSpec:
 
     @property
     def up_width(self) -> int:
-        """Output features of the MLP's first projection (gate and up together when gated)."""
+        """Output features of the first projection of the MLP or an expert (gate and up together when gated)."""
         return self.intermediate * (2 if self.gated_mlp else 1)
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of the four matrices of one layer."""
+        """Weights of the matrices of one layer, all experts and their router included."""
         attention = self.hidden * self.qkv_width + self.heads * self.head_dim * self.hidden
-        return attention + self.hidden * self.up_width + self.intermediate * self.hidden
-
+        mlp = self.hidden * self.up_width + self.intermediate * self.hidden
+        return attention + (self.experts * (mlp + self.hidden) if self.experts else mlp)
     @property
     def parameters(self) -> int:
         """Weights of all matrices, embeddings included; norms and biases are left out."""
@@ -83,6 +94,12 @@ def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
             raise ScenarioError(where, f"key '{key}' is {value!r}", "a whole number of at least 1")
         return value
 
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        raise ScenarioError(where, "has dense layers between those with experts", "the same MLP in all layers")
+    count, features = _EXPERTS.get(family, ("", "ffn_dim" if opt else "intermediate_size"))
+    experts, active = (size(count), size("num_experts_per_tok")) if count else (0, 0)
+    if active > experts:
+        raise ScenarioError(where, f"num_experts_per_tok {active} of {experts} experts", f"at most {experts}")
     hidden, heads = size("hidden_size"), size("num_attention_heads")
     kv_heads = size("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -94,12 +111,14 @@ def from_config(config: dict[str, Any], name: str, where: str) -> ModelSpec:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=size("head_dim", hidden // heads),
-        intermediate=size("ffn_dim" if opt else "intermediate_size"),
+        intermediate=size(features),
         vocab=size("vocab_size"),
         max_positions=size("max_position_embeddings"),
         gated_mlp=not opt,
         tied_embeddings=bool(config.get("tie_word_embeddings", opt)),
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "qwen3_moe"),
+        experts=experts,
+        active_experts=active,
     )
 
 

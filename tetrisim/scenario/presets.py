@@ -23,6 +23,17 @@ SYSTEMS: dict[str, System] = {
         pools={"hybrid": {"batching": "prefill-first", "watermark": 0.01}},
         cluster={"route": "least-loaded"},
     ),
+    # What came before: batches that nobody joins, then iterations that anybody may join; memory for the longest request.
+    "fastertransformer": System(
+        "FasterTransformer: static batches, KV memory reserved for the longest request",
+        pools={"hybrid": {"batching": "static", "kv_reservation": "longest"}},
+        cluster={"route": "least-loaded"},
+    ),
+    "orca": System(
+        "Orca: whole prompts join the decodes of any iteration, KV memory reserved for the longest request",
+        pools={"hybrid": {"batching": "whole-prompts", "kv_reservation": "longest"}},
+        cluster={"route": "least-loaded"},
+    ),
     # vLLM's present scheduler: one token budget a step, running requests first, prompts chunked to what is left.
     "vllm-v1": System(
         "vLLM V1: one token budget a step, chunked prefill beside decodes",
@@ -57,6 +68,19 @@ SYSTEMS: dict[str, System] = {
         "Shift Parallelism: vLLM V1 whose large steps split their tokens over the GPUs, not the weights",
         pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True,
                           "split_above_tokens": 256}},
+        cluster={"route": "least-loaded"},
+    ),
+    # arXiv 2406.03243 on V1's engine: dispatch and moves by virtual load, 50 ms apart (llumnix docs/Arguments.md).
+    "llumnix": System(
+        "Llumnix: running requests move live between instances, dispatch by virtual load",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True}},
+        cluster={"route": "virtual-load", "migrate": {"policy": "balance", "period": "50 ms"}},
+    ),
+    # arXiv 2503.09304, section b of the notes: four queues, and steps that stop inside a layer.
+    "qllm": System(
+        "QLLM: urgent requests stop others' steps at the next expert, which go on later without recomputing",
+        pools={"hybrid": {"batching": "prefill-first", "queue": "priority", "max_num_seqs": 32,
+                          "preempt": {"granularity": "expert", "switch": "100 us"}}},
         cluster={"route": "least-loaded"},
     ),
 }  # fmt: skip

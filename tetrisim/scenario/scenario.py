@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from tetrisim.scenario.cluster import ClusterSpec
 from tetrisim.scenario.slo import SloSpec
-from tetrisim.scenario.workload import WorkloadSpec
+from tetrisim.scenario.workload import SESSIONS, WorkloadSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Scenario:
     document: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.workload.trace == SESSIONS and self.workload.arrivals != "closed-loop":
+            raise ValueError(f"workload.arrivals: expected 'closed-loop' with trace '{SESSIONS}', and concurrency: users")
         if self.seed < 0:
             raise ValueError("seed: expected at least 0")
         if self.horizon_s is not None and not 0 < self.horizon_s <= 1e9:

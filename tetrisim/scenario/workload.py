@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tetrisim.scenario.classes import ClassSpec, check_classes
+from tetrisim.scenario.sessions import SessionSpec
 
 Arrivals = Literal["trace", "poisson", "gamma", "burst", "constant", "closed-loop"]
+SESSIONS = "chat-sessions"
+"""The trace whose requests are turns of sessions."""
 TraceFormat = Literal["auto", "azure", "mooncake", "burstgpt", "csv"]
 
 
@@ -19,7 +22,8 @@ class WorkloadSpec:
 
     `arrivals: closed-loop` keeps at most `concurrency` requests in the cluster: the first so many at t = 0, each of the
     others `think_s` after one has left. `trace: random` has lengths drawn evenly from `shortest` times to one times
-    `prompt_tokens` and `output_tokens`.
+    `prompt_tokens` and `output_tokens`. `trace: chat-sessions` in a closed loop has `concurrency` users who chat as
+    `sessions` says; each request is a turn.
     """
 
     trace: str = "azure-conv-like"
@@ -35,6 +39,7 @@ class WorkloadSpec:
     shortest: float = 1.0
     classes: tuple[ClassSpec, ...] = ()
     """Each request is drawn to be of one of them, by their shares."""
+    sessions: SessionSpec | None = None
 
     def __post_init__(self) -> None:
         if self.requests is not None and not 1 <= self.requests <= 10**9:
@@ -48,6 +53,7 @@ class WorkloadSpec:
         self._check_loop()
         self._check_lengths()
         check_classes(self.classes)
+        self._check_sessions()
 
     def _check_loop(self) -> None:
         closed = self.arrivals == "closed-loop"
@@ -62,6 +68,12 @@ class WorkloadSpec:
             raise ValueError("think: expected from 0 s to 1e6 s")
         if closed and self.rate_per_s is not None:
             raise ValueError("rate: expected null with a closed loop, whose rate is what the cluster can do")
+
+    def _check_sessions(self) -> None:
+        if self.trace == SESSIONS and self.think_s:
+            raise ValueError(f"think: expected 0 with trace '{SESSIONS}': its users read and type, as sessions says")
+        if self.trace != SESSIONS and self.sessions is not None:
+            raise ValueError(f"sessions: expected with trace '{SESSIONS}' alone")
 
     def _check_lengths(self) -> None:
         for name, tokens in (("prompt_tokens", self.prompt_tokens), ("output_tokens", self.output_tokens)):

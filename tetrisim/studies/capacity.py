@@ -182,7 +182,7 @@ def capacity(
     """
     started = time.perf_counter()
     rule, note = criterion or Criterion(), on_note or _quiet
-    first_trace, load_per_s = _checked(scenario, rule)
+    first_trace, load_per_s = checked(scenario, rule)
     search = partial(_search, scenario, rule)
     first = search(load_per_s, None, scenario.seed, note)
     rest = range(scenario.seed + 1, scenario.seed + seeds)
@@ -209,7 +209,7 @@ def _quiet(_: str) -> None:
     """Nobody watches."""
 
 
-def _checked(scenario: Scenario, criterion: Criterion) -> tuple[Trace, float]:
+def checked(scenario: Scenario, criterion: Criterion) -> tuple[Trace, float]:
     """The scenario's requests and their rate, when there is one that can be changed."""
     workload = scenario.workload
     if workload.arrivals == "closed-loop":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tetrisim.errors import ScenarioError, unknown_name
 from tetrisim.metrics.summary import Summary, summarize
+from tetrisim.metrics.warmup import Warmup, find_cut
 from tetrisim.scenario.load import with_system
 from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.scenario.scenario import Scenario
@@ -110,21 +111,24 @@ def compare(
     exact_steps: bool = False,
     strict: bool = False,
     on_start: Callable[[str], object] | None = None,
+    warmup: Warmup = 0.0,
 ) -> Comparison:
     """Run `scenario` under each of `systems` with one seed: all see the same requests and the same luck.
 
     Every system is resolved and checked before the first one runs. `exact_steps` and `strict` are those of
-    `simulate`; `on_start` is told each system as its run begins. Raises ScenarioError for a name that is
-    unknown or given twice.
+    `simulate`; `on_start` is told each system as its run begins; `warmup` leaves the same first requests out of every
+    summary. Raises ScenarioError for a name that is unknown or given twice.
     """
     scenarios = [with_system(scenario, name) for name in checked_systems(scenario, systems)]
     results: dict[str, Result] = {}
-    summaries: list[Summary] = []
     for each in scenarios:
         if on_start is not None:
             on_start(each.system)
         results[each.system] = simulate(each, exact_steps=exact_steps, strict=strict)
-        summaries.append(summarize(results[each.system], summaries[0] if summaries else None))
+    cut = find_cut([result.request_columns for result in results.values()], warmup)
+    summaries: list[Summary] = []
+    for result in results.values():
+        summaries.append(summarize(result, summaries[0] if summaries else None, cut))
     return Comparison(scenario, results, summaries)
 
 
@@ -135,6 +139,7 @@ def compare_seeds(
     exact_steps: bool = False,
     strict: bool = False,
     on_start: Callable[[str], object] | None = None,
+    warmup: Warmup = 0.0,
 ) -> PairedComparison:
     """`compare` under the scenario's seed and the next ones: within each, all systems share requests and luck."""
     names = checked_systems(scenario, systems)
@@ -147,7 +152,7 @@ def compare_seeds(
             if on_start is not None:
                 on_start(f"{system}, seed {each.seed}")
 
-        found = compare(each, names, exact_steps, strict, say)
+        found = compare(each, names, exact_steps, strict, say, warmup)
         if not first:
             first.append(found)  # the rows of one seed are kept, or memory would grow with the seeds
         return found.summaries

@@ -74,19 +74,23 @@ def limits(slo: SloSpec) -> dict[str, float]:
 
 def probe(scenario: Scenario, trace: Trace, rate_per_s: float, criterion: Criterion) -> Probe:
     """Run requests that arrive at `rate_per_s`, and judge them."""
-    result = simulate(scenario, trace=trace)
+    return judged(simulate(scenario, trace=trace), rate_per_s, criterion)
+
+
+def judged(result: Result, rate_per_s: float, criterion: Criterion) -> Probe:
+    """What a finished run showed."""
     rows = result.request_columns
     start = int(len(rows["status"]) * criterion.warmup)
-    judged = {name: column[start:] for name, column in rows.items()}
-    at, within = _latencies(judged, limits(scenario.slo), criterion.percent / 100)
+    late = {name: column[start:] for name, column in rows.items()}
+    at, within = _latencies(late, limits(result.scenario.slo), criterion.percent / 100)
     growth, noise, finished_per_s = _growth(rows)
     arrivals = rows["arrival_s"]
     return Probe(
         rate_per_s,
         at,
         within,
-        good=define.good(judged, scenario.slo) / len(judged["status"]),
-        served=float(define.completed(judged).mean()),
+        good=define.good(late, result.scenario.slo, result.scenario.workload.classes) / len(late["status"]),
+        served=float(define.completed(late).mean()),
         growth=growth,
         behind=growth > max(BEHIND, noise),
         finished_per_s=finished_per_s,

@@ -14,7 +14,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tetrisim.scenario.sessions import SessionSpec
 from tetrisim.workload.fits import CODE, CONV, GAP_LEVELS, LENGTH_LEVELS, TraceFit
+from tetrisim.workload.sessions import session_lengths
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -190,6 +192,12 @@ CATALOG: dict[str, Generator] = {
         "ShareGPT-like chat: median prompt 18, median answer 128, at most 2048 together; all at t = 0",
         2000,
         partial(sharegpt_lengths, _ANY, _ANY),
+        _at_once,
+    ),
+    "chat-sessions": Generator(
+        "turns of ShareGPT-like chats of 5.75 turns, in a closed loop of users who read and type (`sessions`)",
+        2000,
+        lambda n, rng: session_lengths(SessionSpec(), n, rng)[:2],
         _at_once,
     ),
     "lpld": _paper_class("lpld", "the paper's LPLD (chat): ShareGPT-like, prompt <= 512, answer <= 128; all at t = 0"),

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tetrisim.errors import TraceError, nearest_name, unknown_name
-from tetrisim.scenario.workload import WorkloadSpec
+from tetrisim.scenario.sessions import SessionSpec
+from tetrisim.scenario.workload import SESSIONS, WorkloadSpec
 from tetrisim.streams import stream
 from tetrisim.workload.generator import GENERATOR_SUFFIXES, load_generator
+from tetrisim.workload.sessions import Turns, draw_turns, session_lengths
 from tetrisim.workload.synthetic import CATALOG, RANDOM_OUTPUT, RANDOM_PROMPT, Generator, random_lengths
 
 Floats = NDArray[np.float64]
@@ -22,7 +24,7 @@ class Trace:
 
     `arrival_s` (seconds) never decreases and starts at 0 or later; token counts are at least 1. `hash_ids`
     names the blocks of each prompt, `hash_block_tokens` tokens each (the last may be part-filled): same id,
-    same block after the same prefix. Both are None where the trace does not tell.
+    same block after the same prefix. Both are None where the trace does not tell. `turns`: whose turns they are.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Trace:
     output_tokens: Ints
     hash_ids: tuple[tuple[int, ...], ...] | None = None
     hash_block_tokens: int | None = None
+    turns: Turns | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -73,6 +76,10 @@ def describe(name: str) -> str:
 def _generate(spec: WorkloadSpec, generator: Generator, seed: int) -> Trace:
     n = generator.requests if spec.requests is None else spec.requests
     rng = stream(seed, "lengths")
+    if spec.trace == SESSIONS:
+        law = spec.sessions or SessionSpec()
+        prompt, output, session = session_lengths(law, n, rng)
+        return Trace(spec.trace, np.zeros(n), prompt, output, turns=draw_turns(law, session, seed))
     if spec.trace == "random":
         tokens = (spec.prompt_tokens or RANDOM_PROMPT, spec.output_tokens or RANDOM_OUTPUT)
         prompt, output = random_lengths(*tokens, spec.shortest, n, rng)

@@ -1,0 +1,187 @@
+"""Running requests move between instances: worked by hand, and in random worlds where everybody moves all the time."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from laws.test_conservation import check_laws, check_lives, run
+from laws.worlds import rows, worlds
+from simulate.by_hand import KV_BYTES, in_ms, scenario, use_timer
+
+from tetrisim.errors import ScenarioError
+from tetrisim.metrics.breakdown import breakdown
+from tetrisim.metrics.definitions import e2el
+from tetrisim.scenario.load import resolve
+from tetrisim.simulate import simulate
+
+SIMULATE = import_module("tetrisim.simulate")
+MANY = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+MOVERS = "laws.movers"
+
+
+@st.composite
+def restless(draw):
+    """A world in which moves begin every millisecond, over links that take a step or several for a copy."""
+    migrate = {
+        "policy": draw(st.sampled_from([f"{MOVERS}:in_turn", f"{MOVERS}:once"])),
+        "period": draw(st.sampled_from(["1 ms", "2 ms", "7 ms"])),
+        "mode": draw(st.sampled_from(["live", "live", "stop"])),
+        "last_blocks": draw(st.sampled_from([0, 1, 4])),
+        "stages": draw(st.sampled_from([1, 3, 20])),
+        "at_once": draw(st.sampled_from([1, 3])),
+        "bandwidth": draw(st.sampled_from(["100 MB/s", "1 GB/s", "30 GB/s"])),
+    }
+    system = draw(st.sampled_from(["llumnix", "llumnix", "vllm-v0", "tetriinfer"]))
+    pool = {"instances": draw(st.sampled_from([2, 3])), "async_scheduling": False}
+    cluster = {"migrate": migrate, "flip": {"policy": "never"}}
+    return draw(worlds(system, {"hybrid": pool, "decode": {"instances": 2}, "cluster": cluster}))
+
+
+@MANY
+@given(restless())
+def test_windows_and_single_steps_give_the_same_rows_whoever_moves(document):
+    check_laws(document)
+
+
+@MANY
+@given(restless(), st.booleans())
+def test_whoever_moves_memory_stays_within_bounds_and_is_given_back(document, exact_steps):
+    clusters = []
+    assemble = SIMULATE.assemble
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
+        result = run(document, exact_steps)
+    if result is None:
+        return
+    for instance in clusters[0].instances:
+        engine = instance.engine
+        assert engine.idle
+        engine.kv.check()
+        assert engine.kv.free == engine.kv.capacity
+        assert instance.assigned == 0
+    check_lives(rows(result))
+    moves = result.move_columns
+    for outcome in ("moved", "finished", "preempted", "no room", "recomputed"):
+        event(f"{outcome}: {(moves['outcome'] == outcome).any()}")
+    moved = moves["outcome"] == "moved"
+    assert not np.isnan(moves["stop_s"][moved]).any()
+    assert (moves["end_s"] >= moves["start_s"]).all()
+    parts = breakdown(result)
+    assert sum(parts.values()) == pytest.approx(e2el(result.request_columns), abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds("llumnix"))
+def test_without_moves_and_its_dispatch_llumnix_is_v1(document):
+    off = {"route": "least-loaded", "migrate": {"policy": "never"}}
+    pools = [{**pool, "async_scheduling": False} for pool in document["cluster"]["pools"]]
+    cluster = {**document["cluster"], "pools": pools}
+    own = outcome({**document, "cluster": {**cluster, **off}})
+    assert own == outcome({**document, "system": "vllm-v1", "cluster": cluster})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds("llumnix", {"cluster": {"migrate": {"policy": f"{MOVERS}:nobody", "period": "1 ms"}}}))
+def test_a_policy_that_moves_nobody_changes_nothing(document):
+    """The engines that could let requests go, and a tick a millisecond, against the plain ones without a tick."""
+    plain = {**document["cluster"], "migrate": {"policy": "never"}}
+    assert outcome(document) == outcome({**document, "cluster": plain})
+
+
+def outcome(document):
+    try:
+        return rows(simulate(resolve(document)))
+    except ScenarioError as error:
+        return str(error)
+
+
+def two(migrate, **pool):
+    """Two hybrid instances of vLLM V1, blocks of 4 tokens; the link takes 1 ms and 1 ms a token."""
+    settings = {"role": "hybrid", "instances": 2, "block_tokens": 4, "kv_blocks": 100, "max_num_seqs": 8,
+                "max_num_batched_tokens": 100, "async_scheduling": False, **pool}  # fmt: skip
+    link = {"bandwidth": f"{KV_BYTES} kB/s", "latency": "1 ms"}
+    cluster = {"gpu": "l40s", "route": "round-robin", "pools": [settings],
+               "migrate": {"policy": f"{MOVERS}:once", "period": "1 s", "last_blocks": 0, **link, **migrate}}  # fmt: skip
+    return {"system": "vllm-v1", "cluster": cluster}
+
+
+@pytest.fixture(params=[False, True], ids=["windows", "steps"])
+def run_by_hand(request, tmp_path, monkeypatch):
+    use_timer(monkeypatch, token_s=0.0)  # every step takes 10 ms
+    return lambda requests, **document: simulate(scenario(tmp_path, requests, **document), request.param)
+
+
+def moves(result):
+    columns = result.move_columns
+    moments = [[None if at != at else round(at * 1e3, 6) for at in columns[name].tolist()]
+               for name in ("start_s", "stop_s", "end_s")]  # fmt: skip
+    return list(zip(*moments, *(columns[name].tolist() for name in ("stages", "tokens", "outcome")), strict=True))
+
+
+def test_a_live_migration_by_hand(run_by_hand):
+    # Prompt of 20 tokens; token 1 at 10 ms, then one each 10 ms. At 1000 ms the step that ends then has not ended:
+    # 99 tokens are shown, 98 of them with KV, so 118 are copied first: until 1119 ms. Then 130 tokens have KV, and 12
+    # more are copied until 1132 ms. In stage 3 it stops with the step that ends at 1140 ms, with 114 tokens shown and 133
+    # with KV; the last 3 take 4 ms. The other instance is at rest and starts at once.
+    result = run_by_hand([(0, 20, 200)], **two({}))
+    assert moves(result) == [(1000, 1140, 1144, 3, 133, "moved")]
+    assert in_ms(result, "finish_s") == [2004]
+    assert in_ms(result, "lost_decode_s") == [4]
+    assert result.instances.steps.tolist() == [114, 86]
+    assert result.instances.last_work_s.tolist() == pytest.approx([1.14, 2.004])
+
+
+def test_stop_and_copy_by_hand(run_by_hand):
+    # Told at 1000 ms, it stops with the step that ends then: 100 tokens shown, 119 with KV, all copied until 1120 ms.
+    result = run_by_hand([(0, 20, 200)], **two({"mode": "stop"}))
+    assert moves(result) == [(1000, 1000, 1120, 1, 119, "moved")]
+    assert in_ms(result, "finish_s") == [2120]
+    assert in_ms(result, "lost_decode_s") == [120]
+
+
+LIMITS = {"stages": 9, "last_blocks": 1}
+ROOMY = {"kv_blocks": 300, "max_num_batched_tokens": 400}
+
+
+def test_the_stop_of_a_live_migration_does_not_grow_with_the_context(run_by_hand):
+    stops = {mode: [] for mode in ("live", "stop")}
+    for mode, found in stops.items():
+        for prompt in (20, 300):
+            result = run_by_hand([(0, prompt, 200)], **two({**LIMITS, "mode": mode}, **ROOMY))
+            found.append(in_ms(result, "lost_decode_s")[0])
+    assert stops["live"][0] <= 10 and stops["live"][1] <= 10
+    assert stops["stop"][1] - stops["stop"][0] == pytest.approx(280)
+
+
+def test_a_request_that_finishes_while_it_is_copied_stays(run_by_hand):
+    # 105 tokens: the last at 1050 ms, in the middle of the first copy. The second request then finds the link free.
+    result = run_by_hand([(0, 20, 105), (1500, 4, 80)], **two({}))
+    assert moves(result)[0] == (1000, None, 1050, 1, 118, "finished")
+    assert in_ms(result, "finish_s")[0] == 1050
+
+
+def test_without_room_at_the_destination_nobody_leaves(run_by_hand):
+    # At 1000 ms the other one holds 398 of its 400 tokens.
+    result = run_by_hand([(0, 20, 150), (0, 300, 102)], **two({}, max_num_batched_tokens=400))
+    assert moves(result) == []
+    assert in_ms(result, "finish_s") == [1500, 1020]
+
+
+def test_a_destination_that_runs_out_sends_nobody_to_recompute(run_by_hand):
+    # At 1000 ms the other one holds 269 tokens in 68 of 102 blocks, and keeps 30 for the 118 tokens to come. At 1119 ms it
+    # holds 281 in 71, so one block is left where three more are wanted: the request goes on where it is.
+    result = run_by_hand([(0, 20, 150), (0, 172, 200)], **two({}, kv_blocks=102))
+    assert moves(result) == [(1000, None, 1119, 2, 118, "no room")]
+    assert in_ms(result, "finish_s")[0] == 1500
+    assert result.requests.preemptions.tolist() == [0, 0]
+
+
+def test_combinations_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(ScenarioError, match="async_scheduling"):
+        resolve({"model": "opt-125m", **two({}, async_scheduling=True)})
+    with pytest.raises(ScenarioError, match="stages"):
+        resolve({"model": "opt-125m", **two({"stages": 0})})

@@ -1,0 +1,19 @@
+"""Migration policies that no system has: they move for the sake of moving."""
+
+
+def in_turn(members, spec):
+    """Everybody who decodes goes on to the next instance."""
+    count = len(members)
+    return [(who, at, (at + 1) % count) for at, member in enumerate(members) for who in member.decodes() if count > 1]
+
+
+def once(members, spec):
+    """The first request of the first instance goes to the second."""
+    return [(who, 0, 1) for who in members[0].decodes()[:1]]
+
+
+def nobody(members, spec):
+    """Looks at all, moves none."""
+    for member in members:
+        _ = member.free_blocks, member.waiting_blocks(), member.decodes(), member.pending_tokens()
+    return []

@@ -1,0 +1,133 @@
+"""`tetrisim sweep`: a scenario at every point of a grid, on the cores of this machine or a cluster."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tetrisim.cli.common import (
+    JsonOption,
+    ScenarioArgument,
+    SetOption,
+    one_line_errors,
+    print_json,
+    read_scenario,
+)
+from tetrisim.errors import TetrisimError
+
+if TYPE_CHECKING:
+    from tetrisim.simulate import Result
+
+GridOption = Annotated[
+    list[str],
+    typer.Option(
+        "--grid",
+        metavar="KEY=VALUES",
+        help="An axis, as in cluster.instances=1..8 or workload.rate=5,10,20; repeatable: all combinations are run. "
+        "Keys that change together: a.b,c.d=(1,3),(2,2).",
+    ),
+]
+FolderOption = Annotated[
+    Path, typer.Option("--out", help="A new folder, or that of an earlier sweep, whose runs are not repeated.")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Above 1: means with 95 % intervals at each point.")]
+JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="Local processes; one a core by default.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="joblib (this machine), dask or ray (a cluster).")
+]
+SchedulerOption = Annotated[
+    str | None, typer.Option("--scheduler", metavar="ADDR", help="Of the Dask scheduler, or the Ray head.")
+]
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", help="How long a cluster has to answer and to have a worker.")
+]
+PicturesOption = Annotated[bool, typer.Option("--pictures", help="Draw latency.png of each run; slower.")]
+
+
+def sweep_command(  # noqa: PLR0913  # each is an option of the command line
+    scenario: ScenarioArgument,
+    grid: GridOption,
+    out: FolderOption,
+    settings: SetOption = None,
+    seeds: SeedsOption = 1,
+    jobs: JobsOption = None,
+    backend: BackendOption = "joblib",
+    scheduler: SchedulerOption = None,
+    wait: WaitOption = 30.0,
+    pictures: PicturesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate a scenario at every point of a grid, keep every run, and say which point is best by what.
+
+    The same command again, or with a larger grid, runs only what is not there yet.
+    """
+    with one_line_errors():
+        # Imported here, or `tetrisim --help` would load numpy and the engine.
+        from tetrisim.studies.grid import parse_grid
+        from tetrisim.studies.spread import Backend
+        from tetrisim.studies.sweep import Interrupted, sweep
+
+        axes = parse_grid(grid)
+        where = Backend(backend, scheduler, jobs, wait)
+        base = read_scenario(scenario, settings or [])
+        try:
+            with _progress() as told:
+                done = sweep(base, axes, out, seeds, where, draw_run if pictures else None, told)
+        except Interrupted as stopped:
+            typer.echo(f"interrupted: {stopped}", err=True)
+            raise typer.Exit(130) from None
+        if as_json:
+            print_json(done.summary())
+        else:
+            from rich.console import Console
+
+            from tetrisim.report.sweep import print_sweep
+
+            print_sweep(done.summary(), base.slo, Console(highlight=False))
+            typer.echo(f"{done.ran} runs simulated, {done.kept} kept from before; rows in {out / 'sweep.csv'}.")
+        failed = sum(row["status"] == "failed" for row in done.rows)
+        if failed:
+            what = f"{failed} of {len(done.rows)} points failed"
+            raise TetrisimError("--grid", what, "the same command again, which tries only these")
+
+
+def draw_run(path: Path, result: "Result") -> None:
+    """The figure of one run."""
+    from tetrisim.cli.common import draw_results
+
+    draw_results(path, {result.scenario.system: result}, result.scenario)
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[int, int, int], None]]:
+    """A bar over the runs on stderr, with the time left, when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _quiet
+        return
+    left = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("to go"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def told(done: int, total: int, kept: int) -> None:
+            before = f", {kept} kept from before" if kept else ""
+            bar.update(task, description=f"runs{before}", completed=done, total=total)
+
+        yield told
+
+
+def _quiet(*_: int) -> None:
+    """Nobody watches."""

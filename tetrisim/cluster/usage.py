@@ -1,0 +1,76 @@
+"""What an instance holds and has to do, as of now: a MemberView, computed when it is asked for."""
+
+from collections.abc import Iterator
+
+from tetrisim.cluster.clock import seconds
+from tetrisim.cluster.instance import Instance
+from tetrisim.cluster.mobile import MobileEngine
+from tetrisim.cluster.request import Request
+
+
+class Decode:
+    """A RunningView of a request that decodes."""
+
+    __slots__ = ("blocks", "request", "shown", "tpot_s")
+
+    def __init__(self, request: Request, step: int, now: int, block_tokens: int) -> None:
+        self.request = request
+        self.shown = request.generated + step - request.joined_step
+        self.blocks = -(-(request.base + step) // block_tokens)
+        self.tpot_s = seconds(now - request.first_token) / max(1, self.shown - 1)
+
+
+class Usage:
+    """A MemberView of an instance."""
+
+    __slots__ = ("_instance", "_step", "capacity_blocks", "free_blocks", "now", "preempted", "requests")
+
+    def __init__(self, instance: Instance, preempted: bool = False) -> None:
+        self._instance = instance
+        self.preempted = preempted
+        self.now = now = instance.env.now
+        engine = instance.engine
+        done = instance.steps_done(now)
+        self._step = engine.batch.step_no + done
+        self.free_blocks = engine.kv.free - (engine.batch.growth(done) if done else 0)
+        self.capacity_blocks = engine.kv.capacity
+        self.requests = instance.assigned
+
+    @property
+    def chunk_tokens(self) -> int:
+        """See MemberView."""
+        return self._instance.engine.batching.prefill_tokens(1 << 60, 0)
+
+    @property
+    def decoding(self) -> int:
+        """See MemberView."""
+        return self._instance.engine.batch.n
+
+    def waiting_blocks(self) -> int:
+        """See MemberView."""
+        kv, engine = self._instance.engine.kv, self._instance.engine
+        wanted = sum(kv.blocks(request.target) for request in self._waiting())
+        return wanted + sum(kv.blocks(each.target) - kv.blocks(each.computed) for each in engine.partials)
+
+    def first_waiting_blocks(self) -> int:
+        """See MemberView."""
+        first = next(self._waiting(), None)
+        return 0 if first is None else self._instance.engine.kv.blocks(first.target)
+
+    def pending_tokens(self) -> int:
+        """See MemberView."""
+        tokens = sum(request.target for request in self._waiting())
+        return tokens + sum(each.target - each.computed for each in self._instance.engine.partials)
+
+    def decodes(self) -> list[Decode]:
+        """See MemberView."""
+        engine = self._instance.engine
+        assert isinstance(engine, MobileEngine)
+        size = engine.kv.block_tokens
+        return [Decode(request, self._step, self.now, size) for request in engine.decodes()]
+
+    def _waiting(self) -> Iterator[Request]:
+        waiting = self._instance.engine.waiting
+        yield from waiting.ordered
+        yield from waiting.raw
+        yield from self._instance.late

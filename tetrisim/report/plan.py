@@ -1,0 +1,99 @@
+"""The table of a plan, and the page around it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tetrisim.report.terminal import number, print_page, source_lines
+
+MOST_ROWS = 12
+"""Rows of the table; the JSON has them all."""
+
+COLUMNS = (
+    ("\nGPUs", "gpus"),
+    ("\n$/h", "dollars_per_hour"),
+    ("$/M\ntokens", "dollars_per_million_tokens"),
+    ("tokens/s\n/gpu", "tokens_per_s_per_gpu"),
+    ("tokens/s\n/user", "tokens_per_s_per_user"),
+    ("TTFT\nms", "ttft_ms"),
+    ("TPOT\nms", "tpot_ms"),
+    ("goodput\nreq/s", "goodput"),
+)
+"""Heading and key of the numbers of a row."""
+
+
+def print_plan(plan: Mapping[str, Any], lines: Sequence[str], console: Console) -> None:
+    """Print the table of the ranked clusters, the sentences of the plan, and where step times come from."""
+    ranked = [row for row in plan["candidates"] if row["rank"] is not None]
+    said = [_legend(plan, len(ranked)) if ranked else "", *lines]
+    if plan["measured_share"] is not None:
+        said += source_lines([{**plan, "system": "all"}])
+    if ranked:
+        print_page(plan_table(plan, ranked), said, console)
+        return
+    for line in filter(None, said):
+        console.print(line, soft_wrap=True)
+
+
+def plan_table(plan: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a cluster, the best first."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in ("\n#", "\ncluster", "\nsystem", "replicas\n(p)/(d)", "\ncaps"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "\n#" else "left")
+    most = plan["goal"]["rate"] is None
+    if most:
+        table.add_column("carries\nreq/s", justify="right", no_wrap=True)
+    for heading, _ in COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("\nfront", no_wrap=True)
+    table.add_column("from the row\nabove", no_wrap=True)
+    for row in ranked[:MOST_ROWS]:
+        sustained = [number(row["sustained"]["mean"])] if most else []
+        numbers = [number(row[key]) for _, key in COLUMNS]
+        table.add_row(
+            str(row["rank"]), str(row["gpu"]), str(row["system"]), workers(row), caps(row), *sustained, *numbers,
+            "*" if row["pareto"] else "", told(row["against_previous"]),
+        )  # fmt: skip
+    return table
+
+
+def workers(row: Mapping[str, Any]) -> str:
+    """`4 x tp1`, or `(p) 3 x tp1 (d) 2 x tp1`."""
+    pools = row["pools"]
+    each = [f"{pool['instances']} x tp{pool['tensor_parallel']}" for pool in pools]
+    if len(pools) == 1:
+        return each[0]
+    return " ".join(f"({pool['role'][0]}) {text}" for pool, text in zip(pools, each, strict=True))
+
+
+def caps(row: Mapping[str, Any]) -> str:
+    """The batch caps that the row varies, as in `tokens=2048 seqs=128`."""
+    short = {"max_num_batched_tokens": "tokens", "chunk_tokens": "chunk", "max_num_seqs": "seqs"}
+    return " ".join(f"{short.get(cap['setting'], cap['setting'])}={cap['value']}" for cap in row["caps"])
+
+
+def told(against: Mapping[str, Any] | None) -> str:
+    """What tells a row from the one above."""
+    if against is None:
+        return ""
+    if not against["shown"]:
+        return "no difference shown"
+    by, mean = against["by"], against["difference"]["mean"]
+    if by == "$/h":
+        return f"+{mean:.2f} $/h"
+    return f"{mean:+.2g} {'req/s' if by.startswith('requests') else 'of the limit'}"
+
+
+def _legend(plan: Mapping[str, Any], ranked: int) -> str:
+    shown = f"The first {MOST_ROWS} of {ranked} ranked clusters" if ranked > MOST_ROWS else "The ranked clusters"
+    return (
+        f"{shown}: TTFT and TPOT at p{plan['percent']:g}, means over {len(plan['seeds'])} seeds. * is on the Pareto front "
+        "of tokens/s/gpu, tokens/s/user and $/M tokens. Clusters of one price stand by how near their worst latency is to "
+        "its limit."
+        if plan["goal"]["rate"] is not None
+        else f"{shown}, by the rate that each sustains: the other numbers are at a rate that every seed meets, TTFT and "
+        f"TPOT at p{plan['percent']:g}. * is on the Pareto front of tokens/s/gpu, tokens/s/user and $/M tokens."
+    )

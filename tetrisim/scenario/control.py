@@ -1,0 +1,43 @@
+"""What a cluster does while it runs beside serving: moving running requests from one instance to another."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateSpec:
+    """Whether running requests move between instances, looked at once a `period_s`, and how their KV gets there.
+
+    `live`: the KV is copied while the request goes on; what came meanwhile is copied in turn, and the request stops for
+    the last copy: when at most `last_blocks` blocks are left, or in stage `stages`. `stop`: it stops for one whole copy.
+    An instance is a source when it has fewer than `low_blocks` free blocks a request (those who wait count with what
+    they want), and takes part in at most `at_once` moves each way. Bandwidth is that of each instance one way.
+    """
+
+    policy: str = "never"
+    period_s: float = 0.05
+    mode: Literal["live", "stop"] = "live"
+    stages: int = 3
+    last_blocks: int = 16
+    low_blocks: float = 3.0
+    at_once: int = 1
+    bandwidth_bytes_per_s: float = 25e9
+    latency_s: float = 5e-6
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("period", self.period_s), ("stages", self.stages), ("at_once", self.at_once),
+            ("bandwidth", self.bandwidth_bytes_per_s),
+        ):  # fmt: skip
+            if not value > 0:
+                raise ValueError(f"{name}: expected more than 0, not {value}")
+        for name, value in (
+            ("last_blocks", self.last_blocks), ("low_blocks", self.low_blocks), ("latency", self.latency_s)
+        ):  # fmt: skip
+            if value < 0:
+                raise ValueError(f"{name}: expected at least 0, not {value}")
+
+    @property
+    def on(self) -> bool:
+        """Whether anybody ever moves."""
+        return self.policy != "never"
