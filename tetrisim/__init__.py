@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tetrisim.studies.capacity import Capacity, capacity
     from tetrisim.studies.compare import Comparison, compare
     from tetrisim.studies.judge import Criterion
+    from tetrisim.studies.plan import plan
+    from tetrisim.studies.plan_record import Goal, Plan
+    from tetrisim.studies.plan_space import Space
 
 __version__ = "0.1.0"
 
@@ -24,11 +27,14 @@ __all__ = [
     "Capacity",
     "Comparison",
     "Criterion",
+    "Goal",
     "OutputError",
+    "Plan",
     "ProfileError",
     "Result",
     "Scenario",
     "ScenarioError",
+    "Space",
     "TetrisimError",
     "TraceError",
     "__version__",
@@ -38,6 +44,7 @@ __all__ = [
     "dump_yaml",
     "load",
     "override",
+    "plan",
     "simulate",
     "summarize",
     "with_system",
@@ -48,11 +55,14 @@ _HOMES = {
     "Capacity": "tetrisim.studies.capacity",
     "Comparison": "tetrisim.studies.compare",
     "Criterion": "tetrisim.studies.judge",
+    "Goal": "tetrisim.studies.plan_record",
     "OutputError": "tetrisim.errors",
+    "Plan": "tetrisim.studies.plan_record",
     "ProfileError": "tetrisim.errors",
     "Result": "tetrisim.simulate",
     "Scenario": "tetrisim.scenario.scenario",
     "ScenarioError": "tetrisim.errors",
+    "Space": "tetrisim.studies.plan_space",
     "TetrisimError": "tetrisim.errors",
     "TraceError": "tetrisim.errors",
     "advise": "tetrisim.studies.advise",
@@ -61,6 +71,7 @@ _HOMES = {
     "dump_yaml": "tetrisim.scenario.load",
     "load": "tetrisim.scenario.load",
     "override": "tetrisim.scenario.load",
+    "plan": "tetrisim.studies.plan",
     "simulate": "tetrisim.simulate",
     "summarize": "tetrisim.metrics.summary",
     "with_system": "tetrisim.scenario.load",

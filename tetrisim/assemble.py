@@ -19,6 +19,7 @@ from tetrisim.cluster.kvcache import KVCache, PrefixCache
 from tetrisim.cluster.migrate import Migrator
 from tetrisim.cluster.mobile import MobileEngine, MobileInstance
 from tetrisim.cluster.monitor import Broadcast, FlipWatch
+from tetrisim.cluster.precision import PrecisionInstance, Widths
 from tetrisim.cluster.predictor import Predictor
 from tetrisim.cluster.priority import PriorityEngine, PriorityQueue
 from tetrisim.cluster.queue import WaitingQueue
@@ -33,6 +34,7 @@ from tetrisim.cluster.tiers import TierStore
 from tetrisim.cluster.transfer import Links
 from tetrisim.errors import ScenarioError
 from tetrisim.latency.build import build_timer
+from tetrisim.latency.lowbit import WidthTimers
 from tetrisim.latency.roofline import Shard, mlp_s
 from tetrisim.latency.step import FOREVER, StepTimer
 from tetrisim.policies.batching import Batching, Static
@@ -41,6 +43,7 @@ from tetrisim.scenario.cluster import PoolSpec, PredictorSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.memory import kv_blocks
 from tetrisim.scenario.model import load_model
+from tetrisim.scenario.precision import PrecisionSpec
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.workload import SESSIONS
 
@@ -66,6 +69,7 @@ class Cluster:
         self._make, self._exact = make, exact_steps
         self._hash_block_tokens = hash_block_tokens
         self._timers: dict[tuple[str, int, int | None], StepTimer] = {}
+        self._widths: dict[tuple[Shard, PrecisionSpec], tuple[Widths, WidthTimers]] = {}
         self._sources: dict[str, None] = {}
         self._pools: dict[int, PoolSpec] = {}
         self._predictor = Predictor(scenario.cluster.predict)
@@ -95,13 +99,23 @@ class Cluster:
         for offset in range(pool.instances):
             number = len(self.instances)
             name, horizon = f"{pool.role}-{first + offset}", self.scenario.horizon_s is not None
-            kind = MobileInstance if self.mobile and pool.role != "prefill" else Instance
-            if pool.preempt is not None and pool.preempt.inside:
-                kind = InterruptibleInstance
-            kind = TieredInstance if self.tiers is not None else kind
+            kind = self._kind(pool, f"cluster.pools.{index}")
             instance = self._make(kind, self.env, number, name, self.recorder, self._exact, horizon)
             self.equip(instance, pool, f"cluster.pools.{index}")
             self.instances.append(instance)
+
+    def _kind(self, pool: PoolSpec, where: str) -> type[Instance]:
+        """The class of a pool's instances: a mechanism that steps differently has one of its own."""
+        asked: dict[str, tuple[bool, type[Instance]]] = {
+            "migrate": (self.mobile and pool.role != "prefill", MobileInstance),
+            "preempt": (pool.preempt is not None and pool.preempt.inside, InterruptibleInstance),
+            "tiers": (self.tiers is not None, TieredInstance),
+            "precision": (pool.precision is not None, PrecisionInstance),
+        }
+        kinds = {name: kind for name, (wanted, kind) in asked.items() if wanted}
+        if len(kinds) > 1:
+            raise ScenarioError(where, f"{' and '.join(kinds)} are asked for together", "one of them")
+        return next(iter(kinds.values()), Instance)
 
     def equip(self, instance: Instance, pool: PoolSpec, where: str) -> None:
         """Give an instance the engine and timer of a pool."""
@@ -123,8 +137,8 @@ class Cluster:
         instance.gpu, instance.gpus = gpu.name, pool.tensor_parallel
         instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
         key = (gpu.name, pool.tensor_parallel, pool.split_above_tokens)
+        shard = Shard(self.model, gpu, dtype, pool.tensor_parallel)
         if key not in self._timers:
-            shard = Shard(self.model, gpu, dtype, pool.tensor_parallel)
             timer, source = build_timer(shard, self.scenario.profile, "profile", pool.split_above_tokens)
             self._timers[key] = timer
             self._sources[source] = None
@@ -132,9 +146,24 @@ class Cluster:
         if instance.timer.skewed:
             engine.batch.track_longest()
         if isinstance(instance, InterruptibleInstance):
-            instance.boundaries = self._boundaries(pool, Shard(self.model, gpu, dtype, pool.tensor_parallel))
+            instance.boundaries = self._boundaries(pool, shard)
+        if isinstance(instance, PrecisionInstance):
+            self._prepare(instance, pool, shard)
         self._pools[instance.number] = pool
         self._note_limit(engine, pool, where)
+
+    def _prepare(self, instance: PrecisionInstance, pool: PoolSpec, shard: Shard) -> None:
+        """Widths and timers of low-bit weights, the same for all instances of a pool."""
+        spec = pool.precision
+        assert spec is not None
+        if self.model.experts:
+            raise ScenarioError("precision", f"{self.model.name} has experts", "a dense model")
+        key = (shard, spec)
+        if key not in self._widths:
+            bits = f"{spec.high_bits} and {spec.low_bits} bits"
+            self._sources[f"modelled: weights of {bits} by the roofline, kernel {spec.kernel}"] = None
+            self._widths[key] = Widths(spec, self.scenario.seed), WidthTimers(shard, spec)
+        instance.prepare(*self._widths[key])
 
     def _engine_class(self, pool: PoolSpec, batching: Batching) -> type[Engine]:
         if self.mobile and pool.role != "prefill":
@@ -305,6 +334,7 @@ class Cluster:
             "busy_s": np.array([seconds(i.busy_ticks) for i in every]),
             "steps": np.array([i.steps for i in every]),
             "flips": np.array([i.flips for i in every]),
+            "weight_bits": np.array([i.weight_bits if isinstance(i, PrecisionInstance) else np.nan for i in every]),
         }
 
 

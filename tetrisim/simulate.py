@@ -40,7 +40,7 @@ class Result:
     the tokens that came with a recomputation; instances are named role-index ("" where there was none); `class` is
     there where the workload has classes.
     `instance_columns`: instance, role, gpu, gpus, first_work_s, last_work_s (NaN when it never worked), busy_s, steps,
-    flips, kv_blocks.
+    flips, kv_blocks, weight_bits (mean over the tokens decoded at few bits, NaN where weights are whole).
     `gap_columns`: the gaps between tokens, as runs of steps: `first_s` and `slope_s` (gap j is first + slope * j, j
     from 0), `steps`, and `weight`, the number of sequences that waited that gap.
     `flip_columns`: one entry a change of role: instance, role (the new one), drain_s (from then on it was given nothing

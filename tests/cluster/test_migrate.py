@@ -166,9 +166,9 @@ def test_a_request_that_finishes_while_it_is_copied_stays(run_by_hand):
 
 def test_without_room_at_the_destination_nobody_leaves(run_by_hand):
     # At 1000 ms the other one holds 398 of its 400 tokens.
-    result = run_by_hand([(0, 20, 150), (0, 300, 102)], **two({}, max_num_batched_tokens=400))
+    result = run_by_hand([(0, 20, 150), (0, 300, 101)], **two({}, max_num_batched_tokens=400))
     assert moves(result) == []
-    assert in_ms(result, "finish_s") == [1500, 1020]
+    assert in_ms(result, "finish_s") == [1500, 1010]
 
 
 def test_a_destination_that_runs_out_sends_nobody_to_recompute(run_by_hand):

@@ -14,11 +14,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade import nothing_completed, served, three_requests
+from handmade import nothing_completed, three_requests
 
 from tetrisim.metrics.export import FORMATS, export
 from tetrisim.metrics.warmup import counted
+from tetrisim.scenario.load import load, override
 from tetrisim.scenario.slo import SloSpec
+from tetrisim.simulate import simulate
 
 GAPS = [(0.1, 2), (0.2, 1), (0.4, 1), (0.2, 1), (0.4, 1)]
 
@@ -91,7 +93,8 @@ def test_aiperf_by_hand():
         "output_token_throughput": ("tokens/sec", 4.5), "input_token_throughput": ("tokens/sec", 300),
         "total_token_throughput": ("tokens/sec", 304.5), "benchmark_duration": ("sec", 2.0), "total_osl": ("tokens", 9),
         # B has no ITL, and what has none does not meet a limit on it: A alone
-        "good_request_count": ("requests", 1), "goodput": ("requests/sec", 0.5), "good_request_fraction": ("ratio", 1 / 3),
+        "good_request_count": ("requests", 1), "goodput": ("requests/sec", 0.5),
+        "good_request_fraction": ("ratio", 1 / 3),
     }  # fmt: skip
     assert {name: (record[name]["unit"], pytest.approx(record[name]["avg"])) for name in scalars} == scalars
     assert set(record["goodput"]) == {"unit", "avg"}, "no count or percentiles of what is of the whole run"
@@ -121,7 +124,7 @@ def test_guidellm_by_hand():
     assert found == pytest.approx(means)
     assert metrics["request_latency"]["total"] == metrics["request_latency"]["successful"]
     assert metrics["request_latency"]["errored"]["count"] == 0
-    # percentiles are values that were there: the ninth of 0.2, 0.3 and 0.4 s is 0.4, and its 25th is 0.2
+    # percentiles are values that were there: of 0.2, 0.3 and 0.4 s the 25th is 0.2 and the 90th 0.4
     percentiles = metrics["time_to_first_token_ms"]["successful"]["percentiles"]
     assert (percentiles["p25"], percentiles["p50"], percentiles["p90"]) == pytest.approx((200, 300, 400))
     # 4 of the 6 tokens after a first took 0.2: so did the median one
@@ -207,13 +210,13 @@ def test_without_the_gaps_vllm_has_no_itl():
 
 
 def test_the_same_time_has_three_names():
-    """Of any run: vLLM's TPOT is AIPerf's ITL, and GuideLLM's ITL has the mean of vLLM's pooled gaps."""
-    result = served("vllm-v1", 0.2, 0.02)
-    rows = result.request_columns
-    tokens = rows["output_tokens"]
+    """Of any run: vLLM's TPOT is AIPerf's ITL, and the mean of GuideLLM's ITL is that of vLLM's pooled gaps."""
+    result = simulate(override(load("default"), {"workload.requests": 60}))
     vllm, aiperf, guidellm = (export(result, to) for to in FORMATS)
     assert vllm["p99_tpot_ms"] == pytest.approx(aiperf["inter_token_latency"]["p99"])
-    pooled = 1e3 * (rows["finish_s"] - rows["first_token_s"]).sum() / (tokens - 1).sum()
+    assert vllm["mean_itl_ms"] == pytest.approx(aiperf["inter_chunk_latency"]["avg"])
     metrics = guidellm["benchmarks"][0]["metrics"]
-    assert metrics["inter_token_latency_ms"]["successful"]["mean"] == pytest.approx(pooled)
-    assert metrics["inter_token_latency_ms"]["successful"]["mean"] != pytest.approx(vllm["mean_tpot_ms"], rel=1e-3)
+    assert metrics["inter_token_latency_ms"]["successful"]["mean"] == pytest.approx(vllm["mean_itl_ms"])
+    assert vllm["mean_itl_ms"] != pytest.approx(vllm["mean_tpot_ms"], rel=1e-3)
+    assert metrics["requests_per_second"]["successful"]["mean"] == pytest.approx(vllm["request_throughput"], rel=1e-3)
+    assert vllm["output_throughput"] == pytest.approx(aiperf["output_token_throughput"]["avg"])

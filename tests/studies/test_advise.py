@@ -134,7 +134,8 @@ def test_two_bottlenecks_take_two_changes():
     pair = by_name(found)["+1 prefill instance, +1 decode instance"]
     assert pair.change.settings == {"cluster.pools.0.instances": 2, "cluster.pools.1.instances": 6}
     assert pair.extra_per_hour == pytest.approx(1.20)
-    assert "Of single changes none." in str(found)
+    assert "keeps tetriinfer: +1 prefill instance, decode max_num_seqs 2, for 0.60 $/h more: --set" in str(found)
+    assert "; +1 prefill instance, +1 decode instance, for 1.20 $/h more" in str(found)
 
 
 @by_hand

@@ -133,11 +133,17 @@ def print_results(
     from rich.console import Console
 
     from tetrisim.metrics.breakdown import breakdown
-    from tetrisim.report.terminal import print_report
+    from tetrisim.report.class_table import class_table
+    from tetrisim.report.terminal import print_page, print_report
 
     kept = counted_results(results or {}, summaries)
     breakdowns = {system: breakdown(result) for system, result in kept.items()}
-    print_report(summaries, scenario.slo, Console(highlight=False), breakdowns)
+    console = Console(highlight=False)
+    print_report(summaries, scenario.slo, console, breakdowns)
+    classes = scenario.workload.classes
+    if classes:
+        console.print()
+        print_page(class_table(summaries, classes, scenario.slo), ["Goodput counts each class by its own SLO."], console)
 
 
 def counted_results(results: "Mapping[str, Result]", summaries: Sequence[Mapping[str, Any]]) -> "dict[str, Result]":

@@ -63,7 +63,7 @@ FolderOption = Annotated[
 ]
 
 
-def plan_command(
+def plan_command(  # noqa: PLR0913  # each is an option of the command line
     scenario: ScenarioArgument,
     rate: RateOption = None,
     gpus: GpusOption = None,

@@ -127,6 +127,7 @@ class InterruptibleInstance(Instance):
         if alarm is not self._pending:
             return
         now, prefill = alarm.at, self._prefilling
+        self._stop(now)
         for request in self._own.suspend(self._cut_to, self._pieces if prefill else []):
             if prefill:
                 self._since[request] = now
@@ -136,6 +137,9 @@ class InterruptibleInstance(Instance):
         self._step_alarm, self._window_alarm = Alarm(self._on_step), Alarm(self._on_window)
         self._path = []
         self._next(now)
+
+    def _stop(self, now: int) -> None:
+        """A step ends before its time; a log of steps notes it."""
 
     def _start_step(self, pieces: list[Piece], now: int) -> None:
         """As Instance's; suspended prefills join where they were stopped."""

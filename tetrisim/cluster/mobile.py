@@ -67,6 +67,15 @@ class MobileEngine(Engine):
         self.queued += 1
 
     def plan(self) -> list[Piece]:
+        pieces = self._plan_once()
+        if self.preempted and not self.running and self.queued:
+            # Memory held for those who come made even the last one go: nothing runs, so the next step forms at once.
+            preempted, interrupted = self.preempted, self.interrupted
+            pieces = self._plan_once()
+            self.preempted, self.interrupted = preempted + self.preempted, interrupted + self.interrupted
+        return pieces
+
+    def _plan_once(self) -> list[Piece]:
         if not (self._stopping or self.arrived):
             return super().plan()
         gone, come = self._let_leave(), self._take_in()

@@ -1,6 +1,6 @@
 """Instances that enter each of their steps in a log, for timelines. A run without a log has none of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import inf
 from typing import Any
@@ -69,6 +69,15 @@ class StepLog:
             self.left_out += 1
             self.ends_s = min(self.ends_s, step.start_s)
 
+    def cut(self, instance: int, start_s: float, end_s: float) -> None:
+        """The last step of an instance, begun at `start_s`, was stopped early; what it goes on with is another entry."""
+        for place in range(len(self.steps) - 1, -1, -1):
+            step = self.steps[place]
+            if step.instance == instance:
+                if step.start_s == start_s:
+                    self.steps[place] = replace(step, end_s=end_s)
+                return
+
     def instance(self, kind: type[Instance], *parts: Any) -> Instance:
         """An instance of `kind` that keeps this log."""
         made = _logged(kind)(*parts)
@@ -79,13 +88,13 @@ class StepLog:
 @cache
 def _logged(kind: type[Instance]) -> "type[_LoggedInstance]":
     """The class `kind` with a log."""
-    return type(f"Logged{kind.__name__}", (_LoggedInstance, kind), {"__slots__": ()})
+    return type(f"Logged{kind.__name__}", (_LoggedInstance, kind), {"__slots__": ("log",)})
 
 
 class _LoggedInstance(Instance):
     """Runs by single steps, so that each has a beginning in `_start_step` or `_start_window`."""
 
-    __slots__ = ("log",)
+    __slots__ = ()
     log: StepLog
 
     def submit(self, request: Request, now: int) -> None:
@@ -111,6 +120,9 @@ class _LoggedInstance(Instance):
     def _start_window(self, now: int) -> None:
         super()._start_window(now)
         self._enter([], True, now)
+
+    def _stop(self, now: int) -> None:
+        self.log.cut(self.number, seconds(self._start), seconds(now))
 
     def _enter(self, pieces: list[Piece], decoding: bool, now: int) -> None:
         engine = self.engine

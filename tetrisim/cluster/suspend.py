@@ -44,6 +44,8 @@ class ClassEngine(PriorityEngine):
         self.saved: dict[Request, float] = {}
         """How much of the layers of its next token (or of its prefill) a request has behind it; 0 when not there."""
         self._stopped = False
+        self._crowded = False
+        """Whether the batch has more members than it may; it counts as one `queued`, so that a plan is made."""
 
     def push(self, request: Request) -> bool:
         """Queue a request; an urgent one might join the next step."""
@@ -55,6 +57,8 @@ class ClassEngine(PriorityEngine):
         """The next step by the rule."""
         self.joined, self.preempted, self.interrupted = [], [], []
         self.grown = False
+        self.queued -= self._crowded
+        self._crowded = False
         stopped, self._stopped = self._stopped, False
         pieces: list[Piece] = []
         decodes = bool(self.batch.n or self.parked)
@@ -66,6 +70,13 @@ class ClassEngine(PriorityEngine):
             self._choose()
             self._make_room()
         return pieces
+
+    def start_decode(self, request: Request) -> None:
+        """As Engine's; the next plan parks whoever is one too many."""
+        super().start_decode(request)
+        if self.batch.n > self._most and not self._crowded:
+            self._crowded = True
+            self.queued += 1
 
     def decoding(self) -> list[Request]:
         """The members of the batch."""

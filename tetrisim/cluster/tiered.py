@@ -31,7 +31,7 @@ class TieredKV(KVCache):
         """As above; what is not in the GPU begins to load."""
         super().admit(request, cached, tokens)
         if cached:
-            self.node.begin(cast(Turn, request).session, self.node.store.env.now)
+            self.node.begin(cast(Turn, request).session)
         self.node.squeeze(self.free)
 
     def grow(self, batch: DecodeBatch, members: Iterable[Request], steps: int) -> None:
@@ -44,7 +44,8 @@ class TieredKV(KVCache):
         super().release(request, tokens)
         if request.generated == request.output:
             full = tokens - tokens % self.block_tokens
-            self.node.keep(cast(Turn, request).session, full, self.node.store.env.now)
+            if full:
+                self.node.keep(cast(Turn, request).session, full)
 
     def check(self) -> None:
         """Also what is kept in free blocks."""

@@ -123,7 +123,7 @@ class Node:
         elif on_ready is not None:
             on_ready(now)
 
-    def begin(self, session: int, now: int) -> None:
+    def begin(self, session: int) -> None:
         """A turn takes its KV up into blocks of its own; the layers that are not in the GPU are loaded from now on."""
         store = self.store
         kept, layers = store.kept[session], store.layers
@@ -143,26 +143,25 @@ class Node:
         if kept.home is not None and kept.home is not self:
             self._shelve(kept)
 
-    def keep(self, session: int, tokens: int, now: int) -> None:
+    def keep(self, session: int, tokens: int) -> None:
         """A turn has ended here: its KV stays, as far as there is room."""
         store, spec = self.store, self.store.spec
-        kept = store.kept.setdefault(session, Kept(session))
+        kept = store.kept.get(session) or Kept(session)
         self._stop(kept)
         if kept.gpu is not None:  # where the turn could not reach it
             kept.gpu.drop(kept)
-            store.kept[session] = kept
         fresh = tokens - kept.tokens if kept.home is self else tokens
         kept.tokens, kept.blocks = tokens, tokens // store.block_tokens
         self._shelve(kept)
         if spec.writes != "free" and kept.home is not None and fresh > 0:
             self.down.send(fresh * store.token_bytes, _nothing)
+        if spec.keep_on_gpu or kept.home is not None:
+            store.kept[session] = kept
         if spec.keep_on_gpu:
             self.idle[kept] = None
             kept.gpu, kept.layers, kept.loaded = self, store.layers, store.layers
             self.used += kept.blocks * store.layers
             self.squeeze(self.instance.engine.kv.free)
-        elif kept.home is None:
-            del store.kept[session]
 
     def squeeze(self, free_blocks: int) -> None:
         """Give back what exceeds the free blocks: the idle first, their last layers first; then who was called last."""
@@ -340,7 +339,7 @@ class TierStore:
         """One line on what is modelled."""
         spec, host = self.spec, self.nodes[0].up.bytes_per_s
         return (
-            f"modelled: KV of sessions at each instance in free GPU blocks, {spec.host_bytes / 1e9:g} GB of host memory "
+            f"modelled: session KV at each instance in free GPU blocks, {spec.host_bytes / 1e9:g} GB of host memory "
             f"and {spec.disk_bytes / 1e9:g} GB of disk, over links of {host / 1e9:g} (host), "
             f"{spec.network_bytes_per_s / 1e9:g} (network) and {spec.disk_read_bytes_per_s / 1e9:g} GB/s (disk)"
         )

@@ -1,5 +1,6 @@
 """Speed-of-light times from a GPU's data sheet, with stated efficiencies. Everything here is labelled estimated."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,10 @@ HOST_SEQUENCE_S = 2e-6
 asynchronous scheduling most of it overlaps the GPU, with V0 it was several times larger."""
 
 
+Matmul = Callable[["Shard", np.ndarray, float, float], np.ndarray]
+"""Shard, rows, inputs and outputs of one matrix -> seconds, one entry a number of rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A model cut over `tensor_parallel` GPUs, as one of them sees it."""
@@ -41,7 +46,15 @@ class Shard:
         return self.gpu.flops_per_s * 2 / DTYPE_BYTES[self.dtype]
 
 
-def linear_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
+def matmul_s(shard: Shard, rows: np.ndarray, inputs: float, outputs: float) -> np.ndarray:
+    """Seconds of `rows` rows through one dense matrix: bound by compute, or by reading and writing."""
+    size = DTYPE_BYTES[shard.dtype]
+    compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
+    moved = size * (inputs * outputs + rows * (inputs + outputs))
+    return np.maximum(compute, moved / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY))
+
+
+def linear_s(shard: Shard, tokens: np.ndarray, matmul: Matmul = matmul_s) -> np.ndarray:
     """Seconds of all matrices and element-wise ops of one step over `tokens` tokens, embedding included."""
     model, size = shard.model, DTYPE_BYTES[shard.dtype]
     bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
@@ -50,11 +63,11 @@ def linear_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     # Two norms read and write the hidden state and its residual; the activation and rotary read what they change.
     elements = 8 * model.hidden + 2 * (model.up_width + model.qkv_width) / cut
     if model.experts:
-        layer = sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes) + experts_s(shard, tokens)
+        layer = sum(matmul(shard, tokens, inputs, outputs) for inputs, outputs in shapes) + experts_s(shard, tokens)
         elements -= 2 * model.up_width / cut
     else:
         shapes += [(model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden)]
-        layer = sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
+        layer = sum(matmul(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
     layer = layer + elements * size * tokens / bandwidth + KERNELS_PER_LAYER * KERNEL_S
     return model.layers * layer + 2 * model.hidden * size * tokens / bandwidth
 
@@ -73,7 +86,7 @@ def experts_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     model, cut, size = shard.model, shard.tensor_parallel, DTYPE_BYTES[shard.dtype]
     bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
     rows, used = tokens * model.active_experts, reached(model, tokens)
-    seconds = _matmul_s(shard, tokens, model.hidden, model.experts)
+    seconds = matmul_s(shard, tokens, model.hidden, model.experts)
     for inputs, outputs in ((model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden)):
         compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
         moved = size * (used * inputs * outputs + rows * (inputs + outputs))
@@ -89,14 +102,14 @@ def mlp_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     if model.experts:
         return model.layers * experts_s(shard, tokens)
     shapes = ((model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden))
-    return model.layers * sum(_matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
+    return model.layers * sum(matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
 
 
 def head_s(shard: Shard, sequences: np.ndarray) -> np.ndarray:
     """Seconds of the LM head and sampling over `sequences` sequences."""
     vocab = shard.model.vocab / shard.tensor_parallel
     sampling = 3 * 4 * vocab * sequences / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
-    return _matmul_s(shard, sequences, shard.model.hidden, vocab) + sampling + 4 * KERNEL_S
+    return matmul_s(shard, sequences, shard.model.hidden, vocab) + sampling + 4 * KERNEL_S
 
 
 def host_s(sequences: np.ndarray) -> np.ndarray:
@@ -126,10 +139,3 @@ def all_to_alls_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     link = shard.gpu.link_bytes_per_s
     times = [sum(all_to_all_s(float(rows) * size * each, gpus, link) for each in heads) for rows in tokens / gpus]
     return model.layers * np.array(times)
-
-
-def _matmul_s(shard: Shard, rows: np.ndarray, inputs: float, outputs: float) -> np.ndarray:
-    size = DTYPE_BYTES[shard.dtype]
-    compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
-    moved = size * (inputs * outputs + rows * (inputs + outputs))
-    return np.maximum(compute, moved / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY))

@@ -53,8 +53,12 @@ def _blocks(draw: np.random.Generator, requests: int) -> NDArray[np.int64]:
     """How often each request is drawn: whole blocks, the last cut short; the end goes on at the start."""
     length = block_length(requests)
     starts = draw.integers(0, requests, -(-requests // length))
-    places = (starts[:, None] + np.arange(length)).ravel()[:requests] % requests
-    return np.bincount(places, minlength=requests)
+    ends = starts + length
+    ends[-1] -= len(starts) * length - requests
+    change = np.bincount(starts, minlength=requests + length + 1) - np.bincount(ends, minlength=requests + length + 1)
+    drawn = np.cumsum(change)
+    drawn[:length] += drawn[requests : requests + length]
+    return drawn[:requests]
 
 
 class _Sorted:

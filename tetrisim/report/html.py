@@ -13,16 +13,26 @@ from importlib import resources
 from pathlib import Path
 
 from tetrisim import __version__
-from tetrisim.report.html_folder import Runs, read_folder
+from tetrisim.errors import OutputError
+from tetrisim.report.html_folder import EXPECTED, Runs, read_folder
 from tetrisim.report.html_parts import Page
+from tetrisim.report.html_plan import plan_page
 from tetrisim.report.html_runs import runs_page
-from tetrisim.report.html_study import study_page
+from tetrisim.report.html_sweep import sweep_page
 
 
 def report_page(folder: Path) -> str:
     """The page as text; raises OutputError for a folder that no command of tetrisim wrote, or a damaged one."""
     found = read_folder(folder)
-    return render(runs_page(found) if isinstance(found, Runs) else study_page(found), folder.resolve().name)
+    try:
+        if isinstance(found, Runs):
+            page = runs_page(found)
+        else:
+            page = plan_page(found) if found.kind == "plan" else sweep_page(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:  # written by hand, or by another version
+        what = f"lacks {problem}" if isinstance(problem, KeyError) else f"holds what it should not ({problem})"
+        raise OutputError(str(folder), what, f"{EXPECTED}, as it was written") from problem
+    return render(page, folder.resolve().name)
 
 
 def render(page: Page, folder: str) -> str:

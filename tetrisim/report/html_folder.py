@@ -29,6 +29,12 @@ class Part:
     record: Mapping[str, Any]
     scenario: str
 
+    @property
+    def counted(self) -> Columns:
+        """The rows without those that the summary leaves out as warm-up."""
+        cut = int(self.summary.get("warmup_requests") or 0)
+        return {name: column[cut:] for name, column in self.rows.items()}
+
 
 @dataclass(frozen=True)
 class Runs:

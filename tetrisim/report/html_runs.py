@@ -14,7 +14,18 @@ from tetrisim.report.html_over_time import over_time
 from tetrisim.report.html_parts import Page, Spec, code, grid, hint, looks, numbers, row, sentences, table
 from tetrisim.report.html_series import CDF_POINTS, cdf
 from tetrisim.report.paired import NAMES, NOT_SHOWN, signed, verdicts
-from tetrisim.report.terminal import LEVEL, best, binding, number, slo_line, source_lines, unserved, verdict, wall_line, warmup_line
+from tetrisim.report.terminal import (
+    LEVEL,
+    best,
+    binding,
+    number,
+    slo_line,
+    source_lines,
+    unserved,
+    verdict,
+    wall_line,
+    warmup_line,
+)
 from tetrisim.scenario.slo import SloSpec
 
 Summary = Mapping[str, Any]
@@ -47,7 +58,8 @@ def runs_page(found: Runs) -> Page:
     summaries = [part.summary for part in found.parts]
     slo = SloSpec(**found.record["slo"]) if "slo" in found.record else None
     page = Page(_title(systems, found), facts(found.scenario, found.record), _findings(found, summaries, slo))
-    page.section("summary", "Summary", summary_table(summaries))
+    page.section("summary", "Summary of the first seed" if found.differences else "Summary", summary_table(summaries))
+    page.section("classes", "By class of request", _classes(summaries))
     page.section("seeds", "Differences over seeds", _differences(page, found.differences, systems))
     page.section("latency", "Latency", _latency(page, found.parts, slo))
     page.section("breakdown", "Where the time goes", _breakdown(page, found.parts))
@@ -93,7 +105,15 @@ def _findings(found: Runs, summaries: Sequence[Summary], slo: SloSpec | None) ->
     if paired and first:
         first = f"Under the first seed alone, {first}"
     limits = "The limits of the SLO are not recorded here." if slo is None else slo_line(slo)
-    return [*paired, first, binding(parts), *unserved(summaries), limits, *source_lines(summaries)]
+    return [
+        *paired,
+        first,
+        binding(parts),
+        *unserved(summaries),
+        warmup_line(summaries),
+        limits,
+        *source_lines(summaries),
+    ]
 
 
 def summary_table(summaries: Sequence[Summary]) -> str:
@@ -116,6 +136,21 @@ def summary_table(summaries: Sequence[Summary]) -> str:
         note + "Latencies are of completed requests. ITL: the gaps between tokens, of all requests together. perf/$: "
         "performance per dollar against the first system."
     )
+
+
+def _classes(summaries: Sequence[Summary]) -> str:
+    """A row for each class of requests of each system, where the workload has classes."""
+    names = dict.fromkeys(key.partition(":")[0] for summary in summaries for key in summary if ":" in key)
+    columns = ("submitted", "completed", "request_goodput", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms",
+               "p99_tpot_ms", "p99_e2el_ms")  # fmt: skip
+    head = ["class", "system", "within its SLO", "submitted", "completed", "goodput /s", "TTFT p50", "TTFT p99, ms",
+            "TPOT p50", "TPOT p99, ms", "E2EL p99, ms"]  # fmt: skip
+    rows = [
+        row([name, str(each["system"]), _percent(each.get(f"{name}:slo_attainment")),
+             *(number(each.get(f"{name}:{key}")) for key in columns)], texts=[0, 1])
+        for name in names for each in summaries
+    ]  # fmt: skip
+    return table(head, rows, texts=[0, 1]) if rows else ""
 
 
 def _percent(value: float | None) -> str:
@@ -168,7 +203,7 @@ def _latency(page: Page, parts: Sequence[Part], slo: SloSpec | None) -> str:
 
 
 def _cdf(title: str, short: str, parts: Sequence[Part], metric: Any, limit: float | None) -> Spec:
-    samples = {part.system: metric(part.rows) for part in parts}
+    samples = {part.system: metric(part.counted) for part in parts}
     middles = [float(np.median(values)) for values in samples.values() if values.size]
     factor, unit = (1.0, "s") if middles and max(middles) > 3 else (1e3, "ms")
     look, series = looks(list(samples)), list[Spec]()

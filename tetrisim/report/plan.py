@@ -26,20 +26,20 @@ COLUMNS = (
 
 
 def print_plan(plan: Mapping[str, Any], lines: Sequence[str], console: Console) -> None:
-    """Print the table of the ranked clusters, the sentences of the plan, and where step times come from."""
-    ranked = [row for row in plan["candidates"] if row["rank"] is not None]
-    said = [_legend(plan, len(ranked)) if ranked else "", *lines]
+    """Print the best cluster of each kind, the sentences of the plan, and where step times come from."""
+    said = [_legend(plan) if plan["kinds"] else "", *lines]
     if plan["measured_share"] is not None:
         said += source_lines([{**plan, "system": "all"}])
-    if ranked:
-        print_page(plan_table(plan, ranked), said, console)
+    if plan["answers"]:
+        print_page(plan_table(plan), said, console)
         return
     for line in filter(None, said):
         console.print(line, soft_wrap=True)
 
 
-def plan_table(plan: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a cluster, the best first."""
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """A row a GPU, system and tensor parallelism: the best cluster of each, the best of all first."""
+    rows = {row["name"]: row for row in plan["candidates"]}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for heading in ("\n#", "\ncluster", "\nsystem", "replicas\n(p)/(d)", "\ncaps"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "\n#" else "left")
@@ -50,12 +50,15 @@ def plan_table(plan: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> 
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nfront", no_wrap=True)
     table.add_column("from the row\nabove", no_wrap=True)
-    for row in ranked[:MOST_ROWS]:
+    for kind in plan["kinds"][:MOST_ROWS]:
+        row = rows[kind["name"]]
         sustained = [number(row["sustained"]["mean"])] if most else []
         numbers = [number(row[key]) for _, key in COLUMNS]
+        place = "-" if row["rank"] is None else str(row["rank"])
+        last = "one seed" if row["rank"] is None else told(kind["against_previous"])
         table.add_row(
-            str(row["rank"]), str(row["gpu"]), str(row["system"]), workers(row), caps(row), *sustained, *numbers,
-            "*" if row["pareto"] else "", told(row["against_previous"]),
+            place, str(row["gpu"]), str(row["system"]), workers(row), caps(row), *sustained, *numbers,
+            "*" if row["pareto"] else "", last,
         )  # fmt: skip
     return table
 
@@ -87,13 +90,17 @@ def told(against: Mapping[str, Any] | None) -> str:
     return f"{mean:+.2g} {'req/s' if by.startswith('requests') else 'of the limit'}"
 
 
-def _legend(plan: Mapping[str, Any], ranked: int) -> str:
-    shown = f"The first {MOST_ROWS} of {ranked} ranked clusters" if ranked > MOST_ROWS else "The ranked clusters"
+def _legend(plan: Mapping[str, Any]) -> str:
+    kinds = len(plan["kinds"])
+    shown = "The best cluster of each GPU, system and tensor parallelism"
+    shown += f", the first {MOST_ROWS} of {kinds}" if kinds > MOST_ROWS else ""
+    at, front = (
+        f"TTFT and TPOT at p{plan['percent']:g}",
+        "the Pareto front of tokens/s/gpu, tokens/s/user and $/M tokens",
+    )
+    if plan["goal"]["rate"] is None:
+        return f"{shown}, by the rate each sustains; the rest at a rate that every seed meets, {at}. * is on {front}."
     return (
-        f"{shown}: TTFT and TPOT at p{plan['percent']:g}, means over {len(plan['seeds'])} seeds. * is on the Pareto front "
-        "of tokens/s/gpu, tokens/s/user and $/M tokens. Clusters of one price stand by how near their worst latency is to "
-        "its limit."
-        if plan["goal"]["rate"] is not None
-        else f"{shown}, by the rate that each sustains: the other numbers are at a rate that every seed meets, TTFT and "
-        f"TPOT at p{plan['percent']:g}. * is on the Pareto front of tokens/s/gpu, tokens/s/user and $/M tokens."
+        f"{shown}: {at}, means over {len(plan['seeds'])} seeds (one where # is -). * is on {front}. Clusters of one price "
+        "stand by how near their worst latency is to its limit."
     )

@@ -70,9 +70,8 @@ def _panel(axis: Axes, rows: Rows, key: str, more_is_better: bool) -> None:
     axis.set_ylim(bottom=0)
     for row in best[:: max(1, -(-len(best) // NAMED))]:
         text = f"{row['name'].split(' ')[0]} x {row['gpu']} tp{row['tensor_parallel']}"
-        axis.annotate(
-            text, (row["tokens_per_s_per_user"], row[key]), (6, 6), textcoords="offset points", fontsize=8.5, path_effects=HALO
-        )  # fmt: skip
+        at = (row["tokens_per_s_per_user"], row[key])
+        axis.annotate(text, at, (6, 6), textcoords="offset points", fontsize=8.5, path_effects=HALO)
 
 
 def _legend(figure: Figure, rows: Rows) -> None:

@@ -167,11 +167,17 @@ def warmup_line(summaries: Summaries) -> str:
     )
 
 
-def slo_line(slo: SloSpec) -> str:
-    """What goodput means in this run."""
+def slo_limits(slo: SloSpec) -> str:
+    """The limits in words; empty without any."""
     limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s))
     given = [f"{name} <= {text(limit, '_s')}" for name, limit in limits if limit is not None]
-    return f"Goodput counts requests with {_and(given)}." if given else "No SLO is set: goodput counts every request."
+    return _and(given) if given else ""
+
+
+def slo_line(slo: SloSpec) -> str:
+    """What goodput means in this run."""
+    given = slo_limits(slo)
+    return f"Goodput counts requests with {given}." if given else "No SLO is set: goodput counts every request."
 
 
 def source_lines(summaries: Summaries) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tetrisim.scenario.control import MigrateSpec
+from tetrisim.scenario.precision import PrecisionSpec
 from tetrisim.scenario.preempt import PreemptSpec
 from tetrisim.scenario.tiers import HintSpec, TierSpec
 
@@ -27,6 +28,7 @@ class PoolSpec:
     split_above_tokens: int | None = None
     """A step of more tokens than this splits them over the GPUs instead of the weights (Shift Parallelism)."""
     gpu: str | None = None
+    precision: PrecisionSpec | None = None
     # batching
     batching: str = "token-budget"
     max_num_seqs: int | None = 256
@@ -74,6 +76,8 @@ class PoolSpec:
             raise ValueError("memory_utilization: expected above 0 and at most 1")
         if not 0 <= self.watermark < 1:
             raise ValueError("watermark: expected a fraction of the KV blocks below 1")
+        if self.precision is not None and self.split_above_tokens is not None:
+            raise ValueError("precision: expected without split_above_tokens")
         if self.kv_reservation != "none" and (self.role != "hybrid" or self.prefix_caching):
             raise ValueError("kv_reservation: expected in a hybrid pool without prefix_caching")
         if self.async_scheduling and self.role != "hybrid":

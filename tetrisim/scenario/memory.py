@@ -47,6 +47,8 @@ def memory_bar(pool: PoolSpec, gpu: GpuSpec, model: ModelSpec, dtype: str) -> Me
     block_bytes = pool.block_tokens * model.kv_bytes_per_token(dtype) / min(shards, model.kv_heads)
     tokens = min(pool.max_num_batched_tokens or pool.chunk_tokens, 16384)
     usable = gpu.memory_bytes * pool.memory_utilization
+    if pool.precision is not None and pool.precision.high_bits < 16:
+        size = pool.precision.high_bits / 8  # nested planes: the lower width reads a part of the higher one
     weights = (model.matrices * size + model.tables * wide) / shards
     if pool.split_above_tokens is not None and shards > 1:
         # Whole matrices for the steps that split tokens; cut ones beside them unless every step does.

@@ -23,7 +23,7 @@ SYSTEMS: dict[str, System] = {
         pools={"hybrid": {"batching": "prefill-first", "watermark": 0.01}},
         cluster={"route": "least-loaded"},
     ),
-    # What came before: batches that nobody joins, then iterations that anybody may join; memory for the longest request.
+    # What came before: batches that nobody joins, then iterations that anybody may; memory for the longest request.
     "fastertransformer": System(
         "FasterTransformer: static batches, KV memory reserved for the longest request",
         pools={"hybrid": {"batching": "static", "kv_reservation": "longest"}},
@@ -62,6 +62,13 @@ SYSTEMS: dict[str, System] = {
             "place": {"policy": "power-of-two", "heavy_tokens": 128, "broadcast": "100 ms"},
             "flip": {"policy": "idle", "after": "60 s", "cost": "6 ms"},
         },
+    ),
+    # arXiv 2410.13461: for few requests at a time; its kernels take no more than 8 rows.
+    "pmpd": System(
+        "PMPD: weights of 3 bits, and of 2 after the first third of an answer of 256 tokens; at most 8 sequences",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True,
+                          "max_num_seqs": 8, "precision": {}}},
+        cluster={"route": "least-loaded"},
     ),
     # arXiv 2509.16495: the KV cache is cut by heads under either kind of parallelism, so each step may choose.
     "shift": System(

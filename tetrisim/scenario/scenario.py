@@ -29,7 +29,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if self.workload.trace == SESSIONS and self.workload.arrivals != "closed-loop":
-            raise ValueError(f"workload.arrivals: expected 'closed-loop' with trace '{SESSIONS}', and concurrency: users")
+            raise ValueError(f"workload.arrivals: expected 'closed-loop' with trace '{SESSIONS}', its users' number")
         if self.seed < 0:
             raise ValueError("seed: expected at least 0")
         if self.horizon_s is not None and not 0 < self.horizon_s <= 1e9:

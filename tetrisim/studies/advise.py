@@ -172,8 +172,8 @@ def _latency(rows: Columns, metric: str) -> np.ndarray:
 def _pairs(base: Row, rows: Sequence[Row]) -> list[Change]:
     """Singles two by two, where that costs less than a single one that meets the SLO on the same system.
 
-    Every change on top of the best one, since that may have hidden another bottleneck; then the other good ones among
-    themselves, one of them twice included. Of changes to the same settings only the best counts as good.
+    Every change on the same GPUs on top of the best one, since that may have laid bare another bottleneck; then the
+    good ones among themselves, one of them twice included. Of changes to the same settings only the best is good.
     """
     scenario = base.scenario
     limit = min((price(row) for row in rows if row.meets == "yes" and not row.other_system), default=inf)
@@ -188,7 +188,8 @@ def _pairs(base: Row, rows: Sequence[Row]) -> list[Change]:
     for first in firsts:
         again = _kind(first.change.name)
         for second in improvements(first.scenario):
-            if first is firsts[0] or second.name in good or _kind(second.name) == again:
+            on_top = first is firsts[0] and not any(key.endswith(("gpu", "system")) for key in second.settings)
+            if on_top or second.name in good or _kind(second.name) == again:
                 pair = _joined(first.change, second)
                 changed = _applied(scenario, pair)
                 if changed and changed not in tried and _extra(changed, scenario) < limit:

@@ -19,6 +19,9 @@ FASTER_GPUS = 3
 MORE_MEMORY = 0.95
 """The share of GPU memory that is tried where less is used."""
 
+RIVALS = ("vllm-v1", "sarathi", "tetriinfer")
+"""The systems tried beside the scenario's own ones: one token budget, a small one, and prefill apart from decode."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -105,6 +108,10 @@ def unavailable(scenario: Scenario) -> list[Refused]:
             found.append(Refused(f"{name} memory_utilization", "its kv_blocks are given"))
         elif pool.memory_utilization >= MORE_MEMORY:
             found.append(Refused(f"{name} memory_utilization", f"it is {pool.memory_utilization:g}"))
+    others = [
+        name for name in SYSTEMS if name not in (*RIVALS, scenario.system, *(scenario.document.get("systems") or {}))
+    ]
+    found.append(Refused(f"systems {', '.join(others)}", "`tetrisim compare` runs them"))
     if not any(_faster_than(gpu) for gpu in keys.gpus):
         found.append(Refused("a faster GPU", "the catalog has none"))
     return found
@@ -239,5 +246,5 @@ def _on_gpus(keys: _Keys, gpus: list[GpuSpec]) -> list[Change]:
 
 
 def _systems(scenario: Scenario) -> list[Change]:
-    names = [*SYSTEMS, *(scenario.document.get("systems") or {})]
+    names = (*RIVALS, *(scenario.document.get("systems") or {}))
     return [Change(f"system {name}", {"system": name}) for name in dict.fromkeys(names) if name != scenario.system]

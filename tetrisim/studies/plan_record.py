@@ -82,11 +82,7 @@ class Plan:
     @property
     def answers(self) -> list[Row]:
         """The best rows, each on other hardware or under another system."""
-        found: dict[tuple[str, str, int], Row] = {}
-        for row in self.ranked:
-            family = row.candidate.family
-            found.setdefault((family.gpu, family.system, family.tensor_parallel), row)
-        return list(found.values())[: self.goal.answers]
+        return best_of_kinds(self.ranked)[: self.goal.answers]
 
     @property
     def ranked(self) -> list[Row]:
@@ -108,6 +104,15 @@ class Plan:
         from tetrisim.studies.plan_text import lines
 
         return "\n".join(lines(self))
+
+
+def best_of_kinds(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each GPU, system and tensor parallelism; the others differ in batch caps and instances."""
+    found: dict[tuple[str, str, int], Row] = {}
+    for row in rows:
+        family = row.candidate.family
+        found.setdefault((family.gpu, family.system, family.tensor_parallel), row)
+    return list(found.values())
 
 
 class Progress:

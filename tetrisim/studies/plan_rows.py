@@ -1,11 +1,12 @@
 """A plan as plain values: a row a cluster, what was left out, and how sure the order is."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
 from tetrisim.studies.judge import limits
-from tetrisim.studies.plan_record import Plan, Row
+from tetrisim.studies.plan_record import Plan, Row, best_of_kinds
 from tetrisim.studies.plan_search import Look, paired
 from tetrisim.studies.seeds import Estimate, estimate
 
@@ -27,6 +28,8 @@ def summary(found: Plan) -> dict[str, Any]:
     for row in found.rows:
         rows.append({**_row(found, row), "pareto": row in front, "against_previous": against(found, previous, row)})
         previous = row
+    kinds = best_of_kinds([*found.ranked, *(row for row in found.rows if row.meets and row.stage == "long")])
+    apart = [against(found, *two) for two in pairwise([None, *kinds])]
     pruned = [
         {"name": each.name, "kind": each.kind, "reason": each.reason, "candidates": each.candidates}
         for each in found.left
@@ -53,6 +56,9 @@ def summary(found: Plan) -> dict[str, Any]:
         },
         "sampled": found.sampled,
         "answers": [row.candidate.name for row in found.answers],
+        "kinds": [
+            {"name": row.candidate.name, "against_previous": said} for row, said in zip(kinds, apart, strict=True)
+        ],
         "candidates": rows,
         "pruned": pruned,
         "nearest_miss": None if found.answers else nearest(found),
@@ -131,7 +137,7 @@ def output_tokens(one: Look) -> float:
 
 
 def pareto(found: Plan) -> list[Row]:
-    """Rows that meet the SLO in long runs and that none beats on tokens/s/gpu, tokens/s/user and $/M tokens together."""
+    """Rows that meet the SLO in long runs and that none beats on tokens/s/gpu, tokens/s/user and $/M tokens."""
     points: list[tuple[Row, tuple[float, ...]]] = []
     for row in found.rows:
         numbers = measures(row)
@@ -146,9 +152,9 @@ def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(mine >= yours for mine, yours in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def against(found: Plan, previous: Row | None, row: Row) -> dict[str, Any] | None:
+def against(found: Plan, previous: Row | None, row: Row | None) -> dict[str, Any] | None:
     """What tells a ranked row from the one before: price, or a paired difference (95 % interval over seeds)."""
-    if previous is None or row.rank is None or previous.rank is None:
+    if previous is None or row is None or row.rank is None or previous.rank is None:
         return None
     if row.capacity is not None and previous.capacity is not None:
         name = "requests/s sustained"

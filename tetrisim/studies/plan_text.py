@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.studies.capacity_text import ENOUGH_STAYS, number, seconds
 from tetrisim.studies.judge import limits
 from tetrisim.studies.plan_bound import memory_bars
 from tetrisim.studies.plan_cheapest import FAR
-from tetrisim.studies.plan_record import Plan, Row
+from tetrisim.studies.plan_record import Plan, Row, best_of_kinds
 from tetrisim.studies.plan_rows import against, measures, nearest, pruned_by_kind
 
 WHY = {
@@ -65,19 +64,17 @@ def _answer(found: Plan, best: Row) -> str:
 
 
 def _others(found: Plan) -> Iterator[str]:
-    """How sure the order of the answers is."""
+    """How sure the order is, and what else would do."""
     ranked = found.ranked
-    level = [row.rank for before, row in pairwise(ranked) if not _told(found, before, row)]
+    level = sum(said is not None and not said["shown"] for said in (against(found, *two) for two in pairwise(ranked)))
+    others = len(ranked) - len(best_of_kinds(ranked))
+    if others:
+        yield f"{others} more with other batch caps or instances do as well for the price or nearly so (--json has all)."
     if level:
-        yield "No difference shown from the rank above: " + ", ".join(str(rank) for rank in level) + "."
+        yield f"Of {len(ranked) - 1} pairs of neighbours in rank, {level} show no difference over the seeds."
     doubtful = [str(row.rank) for row in ranked if not row.verdict.sure]
     if doubtful and found.goal.rate_per_s is not None:
         yield "On the edge of the SLO (the 95 % interval holds the share asked for): rank " + ", ".join(doubtful) + "."
-
-
-def _told(found: Plan, before: Row, row: Row) -> bool:
-    said: dict[str, Any] | None = against(found, before, row)
-    return said is None or bool(said["shown"])
 
 
 def arithmetic(found: Plan, row: Row) -> Iterator[str]:
@@ -152,7 +149,7 @@ def _counts(found: Plan) -> Iterator[str]:
         first = f"{impossible[0].name}: {impossible[0].reason}"
         yield f"Not possible: {first}" + (f" (and {len(impossible) - 1} more)." if len(impossible) > 1 else ".")
     if found.sampled:
-        yield "Too many families to look at each: optuna's TPE proposed those looked at; the rest may hold a better one."
+        yield "Too many families to look at each: optuna's TPE proposed those looked at; there may be a better one."
 
 
 def _warnings(found: Plan, best: Row) -> Iterator[str]:
@@ -169,6 +166,6 @@ def _rule(found: Plan) -> str:
     early = f"all but the first {warmup * 100:g} % of the requests" if warmup else "all requests"
     return (
         f"Judged: {early}, an unserved one as a miss; all clusters see the same requests under the same seed. It is "
-        "taken for granted that fewer instances do no better. Output tokens are the rate times their mean; tokens/s/user is "
-        "1 / median TPOT."
+        "taken for granted that fewer instances do no better. Output tokens/s are the rate times the mean output; "
+        "tokens/s/user is 1 / median TPOT."
     )

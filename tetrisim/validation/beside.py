@@ -27,6 +27,9 @@ TIMES: Mapping[str, define.Metric] = {"ttft": define.ttft, "tpot": define.tpot, 
 NAMED = 5
 """So many requests are named, of those that cannot be compared."""
 
+ROUNDING = 1e-9
+"""A smaller relative difference is none."""
+
 Rows = dict[str, np.ndarray]
 
 
@@ -46,8 +49,8 @@ class Line:
 
     @property
     def shown(self) -> bool | None:
-        """Whether the interval does not hold zero; None without one."""
-        return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
+        """Whether the interval does not hold zero, nor what is left of it after rounding; None without one."""
+        return None if self.interval is None else self.interval[0] > ROUNDING or self.interval[1] < -ROUNDING
 
     def row(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -131,7 +134,7 @@ def _requests(measured: Measured, record: Record, predicted: Predicted, warmup: 
     if both.whole:  # single gaps are not kept by request, so they can only be of all requests
         theirs |= {key: value for key, value in record.items() if key.endswith("_itl_ms")}
         ours |= predicted.itl_ms
-    elif percents(record):
+    elif any(key.endswith("_itl_ms") for key in record):
         both.notes.append("ITL is not compared: gaps are not kept by request, and here some requests are left out")
     intervals = _intervals(both, wanted)
     lines, missing = _lines(headline("vllm", theirs), headline("vllm", ours), intervals)

@@ -1,0 +1,177 @@
+"""Sessions under every system: the same rows by windows and by steps, and KV that stays between turns within bounds."""
+
+from importlib import import_module
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from laws.test_conservation import check_laws, run
+from laws.worlds import machines, rows, worlds
+
+from tetrisim.cluster.engine import Engine
+from tetrisim.scenario.load import resolve
+from tetrisim.scenario.presets import SYSTEMS
+from tetrisim.simulate import simulate
+
+SIMULATE = import_module("tetrisim.simulate")  # `tetrisim.simulate` is the function
+slow_draw = [HealthCheck.too_slow, HealthCheck.data_too_large]
+MANY = settings(max_examples=100, deadline=None, suppress_health_check=slow_draw)
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=slow_draw)
+OFF = {"host": "0 GB", "disk": "0 GB"}
+
+
+@st.composite
+def chats(draw):
+    """A few users of short sessions, whose pauses are about as long as a few steps."""
+    law = {
+        "turns": draw(st.sampled_from([1, 2, 4])),
+        "prompt_tokens": draw(st.sampled_from([5, 20])),
+        "prompt_sigma": 0.8,
+        "output_tokens": draw(st.sampled_from([3, 12])),
+        "output_sigma": 1.0,
+        "longest_tokens": 200,  # may fit nowhere
+        "read": draw(st.sampled_from(["0 s", "1 ms", "20 ms"])),
+        "typing": draw(st.sampled_from(["0 s", "1 ms", "20 ms"])),
+    }
+    return {"trace": "chat-sessions", "requests": draw(st.integers(1, 24)), "arrivals": "closed-loop",
+            "concurrency": draw(st.sampled_from([1, 3, 8])), "sessions": law}  # fmt: skip
+
+
+@st.composite
+def tiers(draw):
+    """Tiers of which a session or two fill one, behind links about as slow as steps."""
+    link = st.sampled_from(["10 MB/s", "100 MB/s", "30 GB/s"])
+    return {
+        "host": draw(st.sampled_from(["0 GB", "3 MB", "30 MB", "1 GB"])),
+        "disk": draw(st.sampled_from(["0 GB", "5 MB", "1 GB"])),
+        "keep_on_gpu": draw(st.booleans()),
+        "host_link": draw(link),
+        "disk_read": draw(link),
+        "network": draw(link),
+        "remote": draw(st.booleans()),
+        "load": draw(st.sampled_from(["layer", "whole", "apart"])),
+        "writes": draw(st.sampled_from(["free", "duplex", "shared"])),
+    }
+
+
+@st.composite
+def hints(draw):
+    """Hints of any quality, or none."""
+    if draw(st.booleans()):
+        return None
+    return {
+        "lead": draw(st.sampled_from(["typing", "pause"])),
+        "missed": draw(st.sampled_from([0.0, 0.5])),
+        "spurious": draw(st.sampled_from([0.0, 0.6])),
+        "expire": draw(st.sampled_from(["2 ms", "10 s"])),
+        "rebind_above": draw(st.sampled_from([None, 1.0])),
+    }
+
+
+@st.composite
+def tiered(draw):
+    """A small cluster that keeps KV between turns."""
+    pool = draw(machines("hybrid"))
+    pool |= {"max_num_batched_tokens": 64, "prefix_caching": True}
+    cluster = {"gpu": "l40s", "pools": [pool], "route": draw(st.sampled_from(["least-loaded", "session-sticky"])),
+               "tiers": draw(tiers()), "hints": draw(hints())}  # fmt: skip
+    return {"model": "opt-125m", "system": "vllm-v1", "profile": "roofline", "workload": draw(chats()),
+            "cluster": cluster, "seed": draw(st.integers(0, 3))}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_sessions_keep_the_laws_under_every_system(system):
+    @FEW
+    @given(worlds(system), chats())
+    def law(document, workload):
+        check_laws({**document, "workload": workload})
+
+    law()
+
+
+@MANY
+@given(tiered())
+def test_tiers_and_hints_keep_the_laws(document):
+    check_laws(document)
+
+
+@MANY
+@given(tiered(), st.booleans())
+def test_what_is_kept_is_within_bounds_and_no_byte_is_lost(document, exact_steps):
+    clusters, plan = [], Engine.plan
+
+    def watched_plan(self):
+        pieces = plan(self)
+        self.kv.check()
+        return pieces
+
+    assemble = SIMULATE.assemble
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "plan", watched_plan)
+        patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
+        if run(document, exact_steps) is None:
+            return
+    store = clusters[0].tiers
+    moved = {"sent": 0, "cancelled": 0}
+    for node in store.nodes:
+        assert node.instance.engine.kv.free == node.instance.engine.kv.capacity
+        node.instance.engine.kv.check()
+        assert not node.stalls
+        for link in node.links:
+            assert link.idle
+            assert link.sent_bytes == link.received_bytes + link.cancelled_bytes
+            moved["sent"] += link.sent_bytes
+            moved["cancelled"] += link.cancelled_bytes
+    for kept in store.kept.values():
+        assert kept.moving is None and kept.on_ready is None
+        assert kept.home is not None or kept.loaded == store.layers
+        assert kept.home is None or kept in (kept.home.host if kept.tier == "host" else kept.home.disk).entries
+    event(f"moved: {moved['sent'] > 0}, called off: {moved['cancelled'] > 0}")
+
+
+@MANY
+@given(tiered())
+def test_hints_and_tiers_change_times_and_never_tokens(document):
+    found = [run({**document, "cluster": {**document["cluster"], **change}}) for change in
+             ({}, {"hints": None}, {"hints": None, "tiers": None})]  # fmt: skip
+    if found[0] is None:
+        return
+    for name in ("prompt_tokens", "output_tokens", "status"):
+        assert len({tuple(result.request_columns[name].tolist()) for result in found}) == 1
+
+
+@MANY
+@given(tiered())
+def test_with_the_gpu_as_the_one_tier_and_room_for_all_it_is_v1_with_its_prefix_cache(document):
+    """Hints off, nothing below the GPU and nothing ever evicted: bit for bit the plain system.
+
+    Sessions stay where they are: a prefix cache would also find what earlier turns left elsewhere, the tiers do not.
+    """
+    pool = {**document["cluster"]["pools"][0], "kv_blocks": 20_000}
+    plain = {**document["cluster"], "pools": [pool], "tiers": None, "hints": None, "route": "session-sticky"}
+    one = {**OFF, "keep_on_gpu": True, "remote": False, "load": document["cluster"]["tiers"]["load"]}
+    expected = run({**document, "cluster": plain})
+    if expected is None:
+        return
+    assert rows(run({**document, "cluster": {**plain, "tiers": one}})) == rows(expected)
+    event(f"found something: {expected.request_columns['cached_tokens'].sum() > 0}")
+
+
+@MANY
+@given(tiered())
+def test_without_any_tier_it_is_the_plain_engine(document):
+    """Nothing is kept anywhere: bit for bit V1 without its prefix cache, where nobody is preempted."""
+    pool = {**document["cluster"]["pools"][0], "kv_blocks": 20_000, "prefix_caching": False}
+    plain = {**document["cluster"], "pools": [pool], "tiers": None, "hints": None}
+    expected = run({**document, "cluster": plain})
+    if expected is not None:
+        found = run({**document, "cluster": {**plain, "tiers": {**OFF, "keep_on_gpu": False}}})
+        assert rows(found) == rows(expected)
+
+
+def test_a_plain_trace_leaves_nothing_behind():
+    """Tiers and hints are for turns; other requests are served as by the plain system."""
+    document = {"model": "opt-125m", "system": "vllm-v1", "profile": "roofline", "seed": 1,
+                "workload": {"trace": "azure-conv-like", "requests": 100}, "cluster": {"gpu": "l40s"}}  # fmt: skip
+    both = {**document, "cluster": {"gpu": "l40s", "tiers": {}, "hints": {}}}
+    assert rows(simulate(resolve(both))) == rows(simulate(resolve(document)))
