@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from tetrisim.studies.plan import plan
     from tetrisim.studies.plan_record import Goal, Plan
     from tetrisim.studies.plan_space import Space
+    from tetrisim.studies.spread import Backend
+    from tetrisim.studies.sweep import Sweep, sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "Backend",
     "Capacity",
     "Comparison",
     "Criterion",
@@ -35,6 +38,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Space",
+    "Sweep",
     "TetrisimError",
     "TraceError",
     "__version__",
@@ -47,11 +51,13 @@ __all__ = [
     "plan",
     "simulate",
     "summarize",
+    "sweep",
     "with_system",
 ]
 
 _HOMES = {
     "Advice": "tetrisim.studies.advice",
+    "Backend": "tetrisim.studies.spread",
     "Capacity": "tetrisim.studies.capacity",
     "Comparison": "tetrisim.studies.compare",
     "Criterion": "tetrisim.studies.judge",
@@ -62,6 +68,7 @@ _HOMES = {
     "Result": "tetrisim.simulate",
     "Scenario": "tetrisim.scenario.scenario",
     "ScenarioError": "tetrisim.errors",
+    "Sweep": "tetrisim.studies.sweep",
     "Space": "tetrisim.studies.plan_space",
     "TetrisimError": "tetrisim.errors",
     "TraceError": "tetrisim.errors",
@@ -74,6 +81,7 @@ _HOMES = {
     "plan": "tetrisim.studies.plan",
     "simulate": "tetrisim.simulate",
     "summarize": "tetrisim.metrics.summary",
+    "sweep": "tetrisim.studies.sweep",
     "with_system": "tetrisim.scenario.load",
 }
 # Names are imported when first used: `tetrisim --help` then needs neither numpy nor the engine.

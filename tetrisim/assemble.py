@@ -12,6 +12,7 @@ from tetrisim.cluster.clock import Clock, seconds, ticks
 from tetrisim.cluster.control import ControlTick
 from tetrisim.cluster.dispatcher import Dispatcher
 from tetrisim.cluster.engine import Engine
+from tetrisim.cluster.entry import EntryScheduler
 from tetrisim.cluster.hints import HintDesk
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.interrupt import Boundaries, InterruptibleInstance
@@ -26,6 +27,7 @@ from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER
 from tetrisim.cluster.reserved import ReservedKV, StaticEngine
+from tetrisim.cluster.roles import RoleControl
 from tetrisim.cluster.scheduler import LoadIndex, Scheduler
 from tetrisim.cluster.sessions import SessionCache, SessionScheduler
 from tetrisim.cluster.suspend import ClassEngine
@@ -40,6 +42,7 @@ from tetrisim.latency.step import FOREVER, StepTimer
 from tetrisim.policies.batching import Batching, Static
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.cluster import PoolSpec, PredictorSpec
+from tetrisim.scenario.control import MigrateSpec, RatioSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.memory import kv_blocks
 from tetrisim.scenario.model import load_model
@@ -108,7 +111,7 @@ class Cluster:
         """The class of a pool's instances: a mechanism that steps differently has one of its own."""
         asked: dict[str, tuple[bool, type[Instance]]] = {
             "migrate": (self.mobile and pool.role != "prefill", MobileInstance),
-            "preempt": (pool.preempt is not None and pool.preempt.inside, InterruptibleInstance),
+            "preempt": (pool.preempt is not None, _interruptible(pool)),
             "tiers": (self.tiers is not None, TieredInstance),
             "precision": (pool.precision is not None, PrecisionInstance),
         }
@@ -254,8 +257,9 @@ class Cluster:
         spec = self.scenario.cluster
         route = find_policy("route", spec.route, "cluster.route")
         rng = streams.scalar_stream(self.scenario.seed, "route")
-        scheduler = SessionScheduler if self.sessions else Scheduler
-        self.scheduler = scheduler(self.env, LoadIndex([]), route, rng, self.recorder)
+        self.scheduler = self._scheduler_class()(self.env, LoadIndex([]), route, rng, self.recorder)
+        if isinstance(self.scheduler, EntryScheduler):
+            self._wire_entry(self.scheduler)
         for instance in self.instances:
             instance.on_finished = self.scheduler.finished
         place = find_policy("place", spec.place.policy, "cluster.place.policy")
@@ -279,6 +283,25 @@ class Cluster:
         self._wire_hints()
         self._wire_control()
 
+    def _scheduler_class(self) -> type[Scheduler]:
+        spec = self.scenario.cluster
+        asked = spec.reject.policy != "never" or spec.fetch.policy != "never"
+        if self.sessions and asked:
+            raise ScenarioError("cluster.reject", "or fetch beside sessions", "one of the two")
+        return SessionScheduler if self.sessions else EntryScheduler if asked else Scheduler
+
+    def _wire_entry(self, scheduler: EntryScheduler) -> None:
+        """Rejection and prefixes from peers; without ids in the trace nobody has anything to share."""
+        reject, fetch = self.scenario.cluster.reject, self.scenario.cluster.fetch
+        policy = find_policy("reject", reject.policy, "cluster.reject.policy")
+        if policy is not None:
+            scheduler.set_rejection(reject, policy)
+        policy = find_policy("fetch", fetch.policy, "cluster.fetch.policy")
+        if policy is not None and self._hash_block_tokens is not None:
+            scheduler.set_fetching(fetch, policy, self.model.kv_bytes_per_token(self.scenario.dtype))
+            rate = fetch.bandwidth_bytes_per_s / 1e9
+            self._sources[f"modelled: prefixes fetched at {rate:g} GB/s an instance one way"] = None
+
     def _tiers(self) -> TierStore | None:
         spec = self.scenario.cluster.tiers
         if spec is None:
@@ -296,10 +319,21 @@ class Cluster:
             scheduler.desk = HintDesk(self.env, spec, scheduler.index, scheduler.pick, tiers.call)
 
     def _wire_control(self) -> None:
-        """The control tick, where anything asks for it."""
-        spec = self.scenario.cluster.migrate
-        if not spec.on:
-            return
+        """The control tick, where anything asks for it: roles and moves never do both."""
+        if self.scenario.cluster.ratio.policy != "fixed":
+            self._wire_ratio(self.scenario.cluster.ratio)
+        if self.scenario.cluster.migrate.on:
+            self._wire_migrate(self.scenario.cluster.migrate)
+
+    def _wire_ratio(self, spec: RatioSpec) -> None:
+        policy = find_policy("ratio", spec.policy, "cluster.ratio.policy")
+        roles = RoleControl(self.instances, self.scheduler.index, spec, policy, self.scenario.slo)
+        roles.flip, roles.drain, roles.held = self.flip, self.drain, lambda: self.dispatcher.held_tokens
+        self._sources[f"modelled: a change of role takes {self.scenario.cluster.flip.cost_s * 1e3:g} ms,"
+                      " once the instance is empty"] = None  # fmt: skip
+        ControlTick(self.env, ticks(spec.period_s), lambda: self.scheduler.active).start(roles.control)
+
+    def _wire_migrate(self, spec: MigrateSpec) -> None:
         members = [instance for instance in self.instances if isinstance(instance, MobileInstance)]
         policy = find_policy("migrate", spec.policy, "cluster.migrate.policy")
         size = self.model.kv_bytes_per_token(self.scenario.dtype)
@@ -307,9 +341,7 @@ class Cluster:
         migrator.index = self.scheduler.index
         self._sources[f"modelled: {spec.mode} migration of KV at {spec.bandwidth_bytes_per_s / 1e9:g} GB/s an instance"
                       " one way, copies at no cost to steps"] = None  # fmt: skip
-        tick = ControlTick(self.env, ticks(spec.period_s), lambda: self.scheduler.active)
-        tick.controllers.append(migrator.control)
-        tick.start()
+        ControlTick(self.env, ticks(spec.period_s), lambda: self.scheduler.active).start(migrator.control)
 
     def time_shares(self) -> dict[str, float]:
         """Seconds of step time by source."""
@@ -336,6 +368,10 @@ class Cluster:
             "flips": np.array([i.flips for i in every]),
             "weight_bits": np.array([i.weight_bits if isinstance(i, PrecisionInstance) else np.nan for i in every]),
         }
+
+
+def _interruptible(pool: PoolSpec) -> type[Instance]:
+    return InterruptibleInstance if pool.preempt is not None and pool.preempt.inside else Instance
 
 
 def _plain(kind: type[Instance], *parts: Any) -> Instance:

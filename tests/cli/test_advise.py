@@ -2,6 +2,11 @@
 
 import importlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -100,3 +105,15 @@ def test_ctrl_c_is_one_line(monkeypatch):
     monkeypatch.setattr(importlib.import_module("tetrisim.studies.advise"), "probe", interrupted)
     done = tetrisim("advise", "default", *SMALL)
     assert (done.exit_code, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_ends_the_workers_too():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tetrisim", "advise", "default", "--seeds", "100"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(12.0)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")

@@ -1,4 +1,4 @@
-"""Classes of requests: who is urgent gets ahead, nobody's work is done twice, and without anybody urgent all is plain."""
+"""Classes of requests: who is urgent gets ahead, no work is done twice, and without anybody urgent all is plain."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -140,7 +140,7 @@ def ranked(tmp_path, monkeypatch, priorities, asked, **pool):
 def test_who_is_more_urgent_is_prefilled_first(tmp_path, monkeypatch):
     asked = [(0, 10, 2), (1, 10, 1), (2, 10, 1), (3, 10, 1)]
     result = ranked(tmp_path, monkeypatch, [1, 2, 1, 0], asked, max_num_batched_tokens=11)
-    # 0-20 the first; 20-41 its decode beside the last one's prompt; 41-62 the third's and a token of the second's; 9 more
+    # 0-20 the first; 20-41 its decode beside the last one's prompt; 41-62 the third's and 1 token of the second's; 9 more
     assert in_ms(result, "first_token_s") == [20, 81, 62, 41]
 
 
@@ -217,7 +217,7 @@ def stopped(tmp_path, monkeypatch, asked, urgent, seqs=8, granularity="layer", s
 def test_a_decode_step_stops_and_goes_on_with_who_has_come(tmp_path, monkeypatch):
     asked = [(0, 1, 4), (0, 1, 4), (26.3, 5, 2)]
     result = stopped(tmp_path, monkeypatch, asked, {2})
-    # 0-12 two prompts; 12-24 decodes of 1 ms a layer; the next stops at 27, after 3 of 12 layers. 27-42 the prompt of 5.
+    # 0-12 two prompts; 12-24 decodes of 1 ms a layer; the next stops at 27, after 3 of 12 layers. 27-42 a prompt of 5.
     # Then 0.5 ms; 3 layers of the newcomer alone, 11 / 4 = 2.75 ms; 9 layers of all three, 13 * 3 / 4 = 9.75 ms: 55.
     assert in_ms(result, "first_token_s") == [12, 12, 42]
     assert in_ms(result, "finish_s") == [67, 67, 55]

@@ -156,18 +156,21 @@ def policy_settings() -> list[tuple[str, Document]]:
         "predict": [("tetriinfer", "cluster")],
         "flip": [("tetriinfer", "cluster")],
         "migrate": [("llumnix", "cluster")],
+        "ratio": [("arrow", "cluster")],
     }
     cases: list[tuple[str, Document]] = []
     for kind, known in POLICIES.items():
         for name in known:
             for system, place in homes[kind]:
                 value: Any = name
-                if kind in ("place", "predict", "flip", "migrate"):
+                if kind in ("place", "predict", "flip", "migrate", "ratio"):
                     value = {"policy": name}
                 if kind == "predict":
                     value["granularity_tokens"] = 8
                 if kind == "place":
                     value |= {"heavy_tokens": 20, "broadcast": "1 ms"}
+                if kind == "ratio":
+                    value |= {"period": "1 ms", "confirmations": 1, "cooldown": "3 ms", "prefill_tokens": 20}
                 if kind == "migrate":
                     value |= {"period": "1 ms", "low_blocks": 20, "last_blocks": 1}
                 if kind == "flip":

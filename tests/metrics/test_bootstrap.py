@@ -31,7 +31,7 @@ def test_a_draw_has_the_statistics_of_its_requests_written_out():
     values[[3, 20]] = np.nan
     drawn = bootstrap._blocks(np.random.default_rng(3), 50)
     assert drawn.sum() == 50
-    written = np.repeat(values, drawn)
+    written = np.repeat(values, drawn.astype(int))
     written = written[np.isfinite(written)]
     found = bootstrap._Sorted(values).statistics(drawn, [50, 90, 99])
     assert found == pytest.approx([written.mean(), *np.percentile(written, [50, 90, 99])])

@@ -13,7 +13,7 @@ from tetrisim.errors import ScenarioError
 from tetrisim.scenario.load import load, override, resolve
 from tetrisim.simulate import simulate
 from tetrisim.studies.advise import advise
-from tetrisim.studies.changes import apply, improvements, savings
+from tetrisim.studies.changes import Change, apply, improvements, savings
 from tetrisim.studies.judge import Criterion
 
 FAST = {"bandwidth": "100 GB/s"}
@@ -233,6 +233,10 @@ class TestOnRealTimes:
         more = next(each for each in improvements(scenario) if each.name == "+1 decode instance")
         assert more.flags == "--set systems.mine.cluster.pools.1.instances=2"
         assert apply(scenario, more).cluster.pools[1].instances == 2
+        with pytest.raises(ScenarioError, match="has no effect"):
+            apply(
+                scenario, Change("where it does not count", {"cluster.gpu": "h100-sxm", "cluster.pools.1.instances": 2})
+            )
 
     def test_every_change_changes_something_and_savings_cost_less(self):
         for system in ("vllm-v0", "tetriinfer"):

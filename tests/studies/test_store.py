@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from handmade import served, three_requests
 
 from tetrisim.errors import OutputError
+from tetrisim.metrics.breakdown import TO_FIRST_TOKEN
 from tetrisim.metrics.summary import summarize
 from tetrisim.scenario.load import load
 from tetrisim.studies.compare import Comparison
@@ -29,8 +32,8 @@ def test_a_run_leaves_rows_summary_scenario_record_and_picture(tmp_path):
         "latency.png", "requests.parquet", "run.json", "scenario.yaml", "summary.csv",
     ]  # fmt: skip
     rows = pd.read_parquet(folder / "requests.parquet")
-    assert tuple(rows.columns) == REQUEST_COLUMNS
-    pd.testing.assert_frame_equal(rows, result.requests[list(REQUEST_COLUMNS)], check_dtype=False)
+    assert tuple(rows.columns) == REQUEST_COLUMNS[:-1], "no classes in this workload"
+    pd.testing.assert_frame_equal(rows, result.requests[list(REQUEST_COLUMNS[:-1])], check_dtype=False)
     stored = pq.ParquetFile(folder / "requests.parquet").metadata
     assert stored.row_group(0).column(0).compression == "ZSTD"
     assert load(folder / "scenario.yaml") == result.scenario
@@ -39,8 +42,38 @@ def test_a_run_leaves_rows_summary_scenario_record_and_picture(tmp_path):
     assert record["tetrisim"] == "0.1.0"
     assert record["seed"] == result.scenario.seed
     assert record["runs"][0]["wall_s"] == 0.5
+    assert record["slo"] == {"ttft_s": 0.5, "tpot_s": 0.02, "e2el_s": None}
     assert record["runs"][0]["estimated_share"] == 0.25
     assert record["runs"][0]["provenance"] == ["roofline of h100-sxm"]
+
+
+def test_a_run_records_what_its_rows_do_not_tell(tmp_path):
+    save(tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["runs"][0]
+    worked, idle = run["instances"]
+    assert (worked["instance"], worked["busy_s"], worked["last_work_s"]) == ("hybrid-0", 0.9, 2.6)
+    assert idle["first_work_s"] is None, "it never worked"
+    assert sum(run["breakdown"].values()) == pytest.approx((0.3 + 0.6) / 2), "the mean E2EL"
+    # Of two requests the slower one: to its first token 0.6 s, and after it 0.1 s of the other.
+    slow = run["breakdown_slowest"]
+    assert sum(slow[part] for part in TO_FIRST_TOKEN) == pytest.approx(0.6)
+    assert sum(slow[part] for part in slow if part not in TO_FIRST_TOKEN) == pytest.approx(0.1)
+
+
+def test_the_room_of_an_instance_is_its_blocks(tmp_path):
+    base = three_requests()
+    result = replace(base, instance_columns={**base.instance_columns, "kv_blocks": np.array([100, 200])})
+    save_run(tmp_path / "run", result, summarize(result), draw)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["runs"][0]
+    assert [instance["kv_tokens"] for instance in run["instances"]] == [1600, 3200], "blocks of 16 tokens"
+
+
+def test_requests_left_out_as_warmup_are_in_the_rows_and_not_in_the_breakdown(tmp_path):
+    result = three_requests()
+    save_run(tmp_path / "run", result, summarize(result, warmup=0.34), draw)  # the first of three
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["runs"][0]
+    assert sum(run["breakdown"].values()) == pytest.approx(0.6)
+    assert len(pd.read_parquet(tmp_path / "run" / "requests.parquet")) == 3
 
 
 def test_a_comparison_has_a_folder_a_system_and_a_scenario_to_compare_again(tmp_path):

@@ -143,7 +143,8 @@ def print_results(
     classes = scenario.workload.classes
     if classes:
         console.print()
-        print_page(class_table(summaries, classes, scenario.slo), ["Goodput counts each class by its own SLO."], console)
+        table = class_table(summaries, classes, scenario.slo)
+        print_page(table, ["Goodput counts each class by its own SLO."], console)
 
 
 def counted_results(results: "Mapping[str, Result]", summaries: Sequence[Mapping[str, Any]]) -> "dict[str, Result]":

@@ -11,17 +11,17 @@ class ControlTick:
 
     def __init__(self, env: Clock, period: int, running: Callable[[], bool]) -> None:
         self.env, self.period = env, period
-        self.controllers: list[Callable[[int], None]] = []
+        self._controllers: tuple[Callable[[int], None], ...] = ()
         self._running = running
 
-    def start(self) -> None:
-        """Ring for the first time when one period has passed; without controllers, never."""
-        if self.controllers:
-            self.env.arm(Alarm(self._on_tick), self.env.now + self.period, MONITOR)
+    def start(self, *controllers: Callable[[int], None]) -> None:
+        """Call these, for the first time when one period has passed."""
+        self._controllers = controllers
+        self.env.arm(Alarm(self._on_tick), self.env.now + self.period, MONITOR)
 
     def _on_tick(self, alarm: Alarm) -> None:
         if not self._running() or self.env.peek() == inf:
             return  # all done, or nothing is left to happen that could ever finish the rest
-        for control in self.controllers:
+        for control in self._controllers:
             control(alarm.at)
         self.env.arm(alarm, alarm.at + self.period, MONITOR)

@@ -34,6 +34,11 @@ class Dispatcher:
         self._now = 0
         self._held: deque[tuple[Instance, Request]] = deque()
 
+    @property
+    def held_tokens(self) -> int:
+        """Prompt tokens of those that no instance has room for."""
+        return sum(request.prompt for _, request in self._held)
+
     def change(self, members: list[Instance]) -> None:
         """Replace the decode instances."""
         self.members, self.count = members, len(members)

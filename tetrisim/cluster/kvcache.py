@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from tetrisim.cluster.batch import DecodeBatch
 from tetrisim.cluster.request import Request
@@ -30,6 +31,10 @@ class KVCache:
 
     def cached(self, request: Request) -> int:
         """Tokens of a waiting request that are in the cache already."""
+        return 0
+
+    def foreseen(self, request: Request, taken: int) -> int:
+        """The same when running requests have taken `taken` more blocks."""
         return 0
 
     def fits(self, request: Request, tokens: int, spare: int) -> bool:
@@ -110,6 +115,35 @@ class PrefixCache(KVCache):
     def cached(self, request: Request) -> int:
         """Tokens of the leading blocks found; at least one token is left to compute."""
         return len(self._hits(request)) * self.block_tokens
+
+    def foreseen(self, request: Request, taken: int) -> int:
+        """The same when running requests have taken `taken` more blocks: found ones may be among them."""
+        unused = len(self._blank) + self.capacity - len(self._users)
+        lost = set(islice(self._list, max(0, taken - unused)))
+        count = 0
+        for name in self._content(request, 0, (request.target - 1) // self.block_tokens):
+            if name not in self._found:
+                break
+            if self._found[name] in lost and lost.issuperset(self._twins.get(name, ())):
+                break
+            count += 1
+        return count * self.block_tokens
+
+    def adopt(self, request: Request, tokens: int) -> None:
+        """Enter the leading blocks of a request's first `tokens` tokens, whose KV has come from elsewhere.
+
+        Those not found here take free blocks, the oldest first, and are free themselves until somebody uses them.
+        """
+        names = list(self._content(request, 0, tokens // self.block_tokens))
+        missing = [name for name in names if name not in self._found]
+        for name in missing[: self.free]:
+            holder = Request(-1, 0, 1, 1, 0)
+            self._held[holder], self._entered[holder] = [], 0
+            self._take(holder, self.block_tokens)
+            [block] = self._held[holder]
+            self._names[block], self._found[name] = name, block
+            self.release(holder, self.block_tokens)
+        self._changes += 1
 
     def fits(self, request: Request, tokens: int, spare: int) -> bool:
         """As above; found blocks cost nothing unless they are on the free list."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
+from math import inf
 
-from tetrisim.cluster.clock import ARRIVE, Alarm, Clock
+from tetrisim.cluster.clock import ARRIVE, Alarm, Clock, seconds
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import Request
@@ -32,6 +33,7 @@ class LoadIndex:
         self._loads: list[int] = []
         self._place: dict[int, int] = {}
         self._heap: list[tuple[int, int]] = []
+        self.fetch_latency = self.fetch_ticks_per_token = inf
         self.change(members)
 
     def change(self, members: list[Instance]) -> None:
@@ -69,6 +71,10 @@ class LoadIndex:
     def usage(self, member: int) -> Usage:
         """What one holds and has to do, as of now."""
         return Usage(self.members[member])
+
+    def fetch_s(self, tokens: int) -> float:
+        """Time to fetch the KV of so many tokens from another member."""
+        return seconds(self.fetch_latency + tokens * self.fetch_ticks_per_token)
 
     def grow(self, member: int, load: int) -> None:
         """A member has taken on load; the heap learns of it when it matters."""
@@ -161,6 +167,10 @@ class Scheduler:
         except (IndexError, TypeError):
             raise ScenarioError("cluster.route", f"chose {member!r}", f"0 to {index.count - 1}") from None
         index.grow(member, request.prompt if instance.role == "prefill" else 1)
+        self._enter(instance, member, request)
+
+    def _enter(self, instance: Instance, member: int, request: Request) -> None:
+        """Hand a request to its instance."""
         instance.submit(request, request.arrival)
 
     def finished(self, instance: Instance, request: Request) -> None:

@@ -70,7 +70,7 @@ class StepLog:
             self.ends_s = min(self.ends_s, step.start_s)
 
     def cut(self, instance: int, start_s: float, end_s: float) -> None:
-        """The last step of an instance, begun at `start_s`, was stopped early; what it goes on with is another entry."""
+        """An instance's last step, begun at `start_s`, was stopped early; what it goes on with is another entry."""
         for place in range(len(self.steps) - 1, -1, -1):
             step = self.steps[place]
             if step.instance == instance:

@@ -90,7 +90,7 @@ class ClassEngine(PriorityEngine):
         return self._fits(head, self.kv.cached(head), head.target, 0)
 
     def suspend(self, done: float, pieces: list[Piece]) -> list[Request]:
-        """Stop the step in progress (`pieces`, or else the batch) with so much of its layers done; returns its members."""
+        """Stop the step in progress (`pieces`, or the batch) with so much of its layers done; returns its members."""
         self._stopped = True
         self.held = pieces + self.held
         self.queued += len(pieces)

@@ -1,11 +1,13 @@
 """What an instance holds and has to do, as of now: a MemberView, computed when it is asked for."""
 
 from collections.abc import Iterator
+from typing import cast
 
 from tetrisim.cluster.clock import seconds
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.mobile import MobileEngine
 from tetrisim.cluster.request import Request
+from tetrisim.policies.views import RequestView
 
 
 class Decode:
@@ -37,6 +39,11 @@ class Usage:
         self.requests = instance.assigned
 
     @property
+    def block_tokens(self) -> int:
+        """See MemberView."""
+        return self._instance.engine.kv.block_tokens
+
+    @property
     def chunk_tokens(self) -> int:
         """See MemberView."""
         return self._instance.engine.batching.prefill_tokens(1 << 60, 0)
@@ -59,8 +66,30 @@ class Usage:
 
     def pending_tokens(self) -> int:
         """See MemberView."""
-        tokens = sum(request.target for request in self._waiting())
-        return tokens + sum(each.target - each.computed for each in self._instance.engine.partials)
+        engine = self._instance.engine
+        # How far a prompt is that runs on through several chunks is not known before its end.
+        whole = engine.role == "prefill"
+        begun = sum(each.target - (0 if whole else each.computed) for each in engine.partials)
+        return sum(request.target for request in self._waiting()) + begun
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """See MemberView."""
+        engine = self._instance.engine
+        return engine.kv.foreseen(cast(Request, request), engine.kv.free - self.free_blocks)
+
+    def ttft_s(self, request: RequestView, cached_tokens: int) -> float:
+        """See MemberView."""
+        timer, most = self._instance.timer, self.chunk_tokens
+        ticks, done = 0.0, cached_tokens
+        while done < request.prompt:
+            take = min(most, request.prompt - done)
+            ticks += timer.foresee(take, done)
+            done += take
+        waiting = self.pending_tokens()
+        if waiting:
+            width = min(most, waiting)
+            ticks += waiting / width * timer.foresee(width, 0)
+        return seconds(ticks)
 
     def decodes(self) -> list[Decode]:
         """See MemberView."""

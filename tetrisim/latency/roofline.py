@@ -102,7 +102,8 @@ def mlp_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     if model.experts:
         return model.layers * experts_s(shard, tokens)
     shapes = ((model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden))
-    return model.layers * sum(matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
+    up, down = (matmul_s(shard, tokens, inputs, outputs) for inputs, outputs in shapes)
+    return model.layers * (up + down)
 
 
 def head_s(shard: Shard, sequences: np.ndarray) -> np.ndarray:

@@ -131,6 +131,10 @@ class StepTimer:
         except IndexError:
             return self._total(tokens, sequences, seconds, inside)
 
+    def foresee(self, chunk: int, cached: int) -> int:
+        """Ticks of a step that prefills `chunk` tokens of one prompt alone, without an entry in the ledger."""
+        return self.fixed(chunk, 1) + int(self.attention.mixed(chunk, cached, 0, 0.0)[0] * self._layer_ticks)
+
     def chunks(self, tokens: int, cached: int, count: int, slow: int = 0) -> int:
         """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone.
 

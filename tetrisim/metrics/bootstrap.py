@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tetrisim.metrics.definitions import Floats
 
@@ -49,14 +48,14 @@ def _interval(differences: Floats) -> Interval | None:
     return float(low), float(high)
 
 
-def _blocks(draw: np.random.Generator, requests: int) -> NDArray[np.int64]:
+def _blocks(draw: np.random.Generator, requests: int) -> Floats:
     """How often each request is drawn: whole blocks, the last cut short; the end goes on at the start."""
     length = block_length(requests)
     starts = draw.integers(0, requests, -(-requests // length))
     ends = starts + length
     ends[-1] -= len(starts) * length - requests
     change = np.bincount(starts, minlength=requests + length + 1) - np.bincount(ends, minlength=requests + length + 1)
-    drawn = np.cumsum(change)
+    drawn = np.cumsum(change, dtype=float)  # float, or the sums below would convert them each time
     drawn[:length] += drawn[requests : requests + length]
     return drawn[:requests]
 
@@ -68,11 +67,11 @@ class _Sorted:
         self._order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
         self._values = values[self._order]
 
-    def statistics(self, drawn: NDArray[np.int64], percents: Sequence[float]) -> Floats:
+    def statistics(self, drawn: Floats, percents: Sequence[float]) -> Floats:
         """The mean and the percentiles of the values as often as they were drawn; NaN of none."""
         counts = drawn[self._order]
         cumulative = np.cumsum(counts)
-        if not counts.any():
+        if not counts.size or not cumulative[-1]:
             return np.full(1 + len(percents), np.nan)
         rank = np.asarray(percents) / 100 * (cumulative[-1] - 1)
         below = np.floor(rank)

@@ -13,7 +13,7 @@ def shortest_first(request: RequestView) -> float:
 
 
 def by_priority(request: RequestView) -> float:
-    """vLLM's `--scheduling-policy priority`: urgent classes first. Named `priority`, it also chooses who is preempted."""
+    """vLLM's `--scheduling-policy priority`: urgent classes first; who is preempted goes by it, too."""
     return request.priority
 
 

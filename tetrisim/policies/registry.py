@@ -6,7 +6,7 @@ from inspect import signature
 from typing import Any
 
 from tetrisim.errors import ScenarioError, unknown_name
-from tetrisim.policies import admission, batching, flipping, migration, placement, prediction, queueing, routing
+from tetrisim.policies import admission, batching, flipping, migration, placement, prediction, queueing, ratio, routing
 
 POLICIES: dict[str, dict[str, Any]] = {
     "batching": {
@@ -22,7 +22,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "sjf": queueing.shortest_first,
         "ljf": queueing.longest_first,
         "priority": queueing.by_priority,
-    },  # fmt: skip
+    },
     "admission": {
         "greedy": admission.greedy,
         "reserve-static": admission.reserve_static,
@@ -35,7 +35,11 @@ POLICIES: dict[str, dict[str, Any]] = {
         "power-of-two": routing.power_of_two,
         "session-sticky": routing.session_sticky,
         "virtual-load": routing.virtual_load,
+        "prefix-aware": routing.prefix_aware,
+        "least-ttft": routing.least_ttft,
     },
+    "reject": {"never": None, "late": routing.reject_late},
+    "fetch": {"never": None, "if-sooner": routing.fetch_if_sooner},
     "place": {
         "power-of-two": placement.power_of_two,
         "random": placement.random,
@@ -54,11 +58,13 @@ POLICIES: dict[str, dict[str, Any]] = {
         "balance": migration.balance,
         "defragment": migration.defragment,
     },
+    "ratio": {"fixed": ratio.fixed, "demand": ratio.demand, "pending": ratio.pending},
     "flip": {"never": flipping.never, "idle": flipping.idle, "watermark": flipping.watermark},
 }
 
 
-ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2, "migrate": 2}
+ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2, "migrate": 2,
+             "ratio": 3,              "reject": 3, "fetch": 3}  # fmt: skip
 """How many arguments a policy of each kind is called with."""
 
 

@@ -107,6 +107,11 @@ class MemberView(Protocol):
         ...
 
     @property
+    def block_tokens(self) -> int:
+        """Tokens of a KV block."""
+        ...
+
+    @property
     def chunk_tokens(self) -> int:
         """Prompt tokens that a step can compute at most."""
         ...
@@ -125,7 +130,15 @@ class MemberView(Protocol):
         ...
 
     def pending_tokens(self) -> int:
-        """Prompt tokens that wait or are left of prompts begun."""
+        """Prompt tokens that wait or are left of prompts begun (a prefill instance: all of those)."""
+        ...
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """Tokens of its prompt that are in the prefix cache here."""
+        ...
+
+    def ttft_s(self, request: RequestView, cached_tokens: int) -> float:
+        """Its TTFT by the step times: the prompts that wait, in whole chunks, then its own beyond `cached_tokens`."""
         ...
 
     def decodes(self) -> Sequence[RunningView]:
@@ -151,6 +164,10 @@ class LoadView(Protocol):
 
     def usage(self, member: int) -> MemberView:
         """What one holds and has to do, as of now."""
+        ...
+
+    def fetch_s(self, tokens: int) -> float:
+        """Time to fetch the KV of so many tokens from another member; infinite where they share none."""
         ...
 
 
@@ -217,6 +234,30 @@ class FlipView(Protocol):
     @property
     def other_role_busy(self) -> float:
         """The mean of `busy` over the instances of the other role."""
+        ...
+
+
+class RoleView(Protocol):
+    """All instances of a role that are to keep it."""
+
+    @property
+    def instances(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def load(self) -> float:
+        """How near the role is to its latency limit (1 is at it); that of decode also counts memory."""
+        ...
+
+    @property
+    def memory(self) -> float:
+        """KV memory held and wanted, as a share of all (decode)."""
+        ...
+
+    @property
+    def pending_tokens(self) -> int:
+        """Prompt tokens that wait or are being computed (prefill)."""
         ...
 
 

@@ -69,7 +69,7 @@ def read_folder(folder: Path) -> Runs | Study:
     content = _json(folder / name)
     try:
         return _runs(folder, content) if _KINDS[name] == "run" else _study(_KINDS[name], folder, content)
-    except (KeyError, ValueError, OSError) as problem:
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as problem:
         lacks = f"lacks {problem}" if isinstance(problem, KeyError) else f"cannot be read ({problem})"
         raise OutputError(str(folder), lacks, f"{EXPECTED}, as it was written") from None
 

@@ -101,5 +101,6 @@ def look(place: int) -> dict[str, str]:
 
 
 def looks(systems: Sequence[str]) -> Mapping[str, dict[str, str]]:
-    """The look of each system: its own in every figure, or one of those left over."""
-    return {system: look(place_of(system, place)) for place, system in enumerate(systems)}
+    """The look of each system: its own in every figure, or one of those left over. A lone line needs no dashes."""
+    found = {system: look(place_of(system, place)) for place, system in enumerate(systems)}
+    return found if len(found) > 1 else {system: {**own, "dash": ""} for system, own in found.items()}

@@ -11,10 +11,11 @@ from tetrisim.report.terminal import number, source_lines
 Rows = Sequence[Mapping[str, Any]]
 
 COLUMNS = (
-    ("rank", "rank"), ("name", "cluster"), ("meets", "meets the SLO"), ("gpus", "GPUs"), ("dollars_per_hour", "$/h"),
+    ("rank", "rank"), ("name", "cluster"), ("meets", "meets SLO"), ("gpus", "GPUs"), ("dollars_per_hour", "$/h"),
     ("dollars_per_million_tokens", "$/M tokens"), ("tokens_per_s_per_gpu", "tokens/s/gpu"),
     ("tokens_per_s_per_user", "tokens/s/user"), ("ttft_ms", "TTFT, ms"), ("tpot_ms", "TPOT, ms"),
-    ("goodput", "goodput"), ("rate", "at requests/s"), ("pareto", "on the front"),
+    ("goodput", "goodput"), ("rate", "at requests/s"), ("sustained", "sustains requests/s"),
+    ("pareto", "front"),
 )  # fmt: skip
 """Keys of a candidate, and the columns they stand in."""
 
@@ -44,12 +45,14 @@ def _facts(content: Mapping[str, Any], candidates: Rows) -> str:
     goal: Mapping[str, Any] = content.get("goal") or {}
     units = {"rate": "requests/s", "gpus": "GPUs", "dollars_per_hour": "$/h"}
     asked = [f"for {number(value)} {units.get(key, key)}" for key, value in goal.items() if value is not None]
-    limits = [f"{name} <= {number(value)} ms" for name, value in (content.get("slo_ms") or {}).items()]
-    share = f"{content['percent']:g} % within " if "percent" in content and limits else ""
+    percent, limits = content.get("percent", 100), dict(content.get("slo_ms") or {})
+    each = "" if content.get("together") else f"p{percent:g} "
+    slo = " and ".join(f"{each}{name} <= {number(limit)} ms" for name, limit in limits.items())
+    slo = f"{percent:g} % of requests within {slo}" if slo and not each else slo
     size = f"{content['requests']} requests" if "requests" in content else ""
     seeds = f"{len(content['seeds'])} seeds" if content.get("seeds") else ""
     looked = f"{len(candidates)} clusters simulated"
-    said = (str(content.get("model", "")), *asked, share + " and ".join(limits), looked, size, seeds)
+    said = (str(content.get("model", "")), *asked, slo, looked, size, seeds)
     return " · ".join(filter(None, said))
 
 
@@ -132,6 +135,9 @@ def _clusters(candidates: Rows) -> str:
 def _pruned(pruned: Rows) -> str:
     if not pruned:
         return ""
-    lines = [row([str(each["name"]), str(each["reason"])], [0], [1]) for each in pruned[:_MOST_ROWS]]
+    lines = [
+        row([str(each["name"]), shown(each.get("candidates")), str(each["reason"])], [0], [2])
+        for each in pruned[:_MOST_ROWS]
+    ]
     note = f"The first {_MOST_ROWS} of {len(pruned)}; plan.json has all." if len(pruned) > _MOST_ROWS else ""
-    return table(["cluster", "why"], lines, [0, 1]) + sentences([note])
+    return table(["clusters", "how many", "why"], lines, [0, 2]) + sentences([note])

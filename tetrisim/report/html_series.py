@@ -110,7 +110,8 @@ def kv_tokens(rows: Columns, at: Floats) -> Floats:
     arrived = np.where(np.isnan(own["transfer_start_s"]), own["first_token_s"], own["transfer_start_s"])
     start = np.where(moved, arrived, own["prefill_start_s"])
     prompt, output = own["prompt_tokens"].astype(float), own["output_tokens"].astype(float)
-    produced = _produced(own, at)
+    # The first token, made where the prefill was, is held here when the rest of the context is.
+    produced = _produced({**own, "first_token_s": np.maximum(own["first_token_s"], start)}, at)
     return _steps(start, prompt, at) - _steps(own["finish_s"], prompt + output, at) + produced
 
 

@@ -94,13 +94,9 @@ def _legend(plan: Mapping[str, Any]) -> str:
     kinds = len(plan["kinds"])
     shown = "The best cluster of each GPU, system and tensor parallelism"
     shown += f", the first {MOST_ROWS} of {kinds}" if kinds > MOST_ROWS else ""
-    at, front = (
-        f"TTFT and TPOT at p{plan['percent']:g}",
-        "the Pareto front of tokens/s/gpu, tokens/s/user and $/M tokens",
-    )
+    at = f"TTFT and TPOT at p{plan['percent']:g}"
+    front = "* is on the Pareto front of tokens/s/gpu, tokens/s/user and $/M tokens."
     if plan["goal"]["rate"] is None:
-        return f"{shown}, by the rate each sustains; the rest at a rate that every seed meets, {at}. * is on {front}."
-    return (
-        f"{shown}: {at}, means over {len(plan['seeds'])} seeds (one where # is -). * is on {front}. Clusters of one price "
-        "stand by how near their worst latency is to its limit."
-    )
+        return f"{shown}, by the rate each sustains; the rest at a rate that every seed meets, {at}. {front}"
+    seeds = f"means over {len(plan['seeds'])} seeds (one where # is -)"
+    return f"{shown}: {at}, {seeds}. {front} Of one price, the farthest from its limits comes first."

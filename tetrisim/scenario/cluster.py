@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tetrisim.scenario.control import MigrateSpec
+from tetrisim.scenario.control import MigrateSpec, RatioSpec
+from tetrisim.scenario.entry import FetchSpec, RejectSpec
 from tetrisim.scenario.precision import PrecisionSpec
 from tetrisim.scenario.preempt import PreemptSpec
 from tetrisim.scenario.tiers import HintSpec, TierSpec
@@ -78,12 +79,7 @@ class PoolSpec:
             raise ValueError("watermark: expected a fraction of the KV blocks below 1")
         if self.precision is not None and self.split_above_tokens is not None:
             raise ValueError("precision: expected without split_above_tokens")
-        if self.kv_reservation != "none" and (self.role != "hybrid" or self.prefix_caching):
-            raise ValueError("kv_reservation: expected in a hybrid pool without prefix_caching")
-        if self.async_scheduling and self.role != "hybrid":
-            raise ValueError(f"async_scheduling: expected in a hybrid pool, not in a {self.role} pool")
-        if self.preempt is not None:
-            self._check_preempt()
+        self._check_together()
         budget, seqs = self.max_num_batched_tokens, self.max_num_seqs
         if self.batching == "token-budget" and budget is not None and seqs is not None and budget < seqs:
             raise ValueError(
@@ -91,8 +87,16 @@ class PoolSpec:
                 "every running sequence needs one token a step"
             )
 
+    def _check_together(self) -> None:
+        """What cannot be had together."""
+        if self.kv_reservation != "none" and (self.role != "hybrid" or self.prefix_caching):
+            raise ValueError("kv_reservation: expected in a hybrid pool without prefix_caching")
+        if self.async_scheduling and self.role != "hybrid":
+            raise ValueError(f"async_scheduling: expected in a hybrid pool, not in a {self.role} pool")
+        if self.preempt is not None:
+            self._check_preempt()
+
     def _check_preempt(self) -> None:
-        """What cannot be had together with `preempt`."""
         if self.role != "hybrid" or self.batching != "prefill-first" or self.queue != "priority":
             raise ValueError("preempt: expected in a hybrid pool with batching 'prefill-first' and queue 'priority'")
         if self.async_scheduling or self.preemption != "recompute" or self.kv_reservation != "none":
@@ -192,7 +196,10 @@ class ClusterSpec:
     predict: PredictorSpec = PredictorSpec()
     place: PlacementSpec = PlacementSpec()
     flip: FlipSpec = FlipSpec()
+    reject: RejectSpec = RejectSpec()
+    fetch: FetchSpec = FetchSpec()
     migrate: MigrateSpec = MigrateSpec()
+    ratio: RatioSpec = RatioSpec()
     tiers: TierSpec | None = None
     hints: HintSpec | None = None
 
@@ -207,6 +214,11 @@ class ClusterSpec:
             raise ValueError(f"pools: expected at least one {missing} instance beside the {min(roles)} pool")
         if "prefill" in roles and self.kv_link is None:
             raise ValueError("kv_link: expected between prefill and decode pools, as in {bandwidth: 200 Gbit/s}")
+        sharing = all(pool.prefix_caching for pool in self.pools if pool.role == "prefill")
+        if self.fetch.policy != "never" and ("prefill" not in roles or not sharing):
+            raise ValueError("fetch: expected with prefill pools, each with prefix_caching: true")
+        if self.ratio.policy != "fixed" and ("prefill" not in roles or self.flip.policy != "never"):
+            raise ValueError("ratio: expected with prefill and decode pools, and flip: {policy: never}")
         if self.migrate.on:
             self._check_migrate()
         if self.tiers is not None:
@@ -233,5 +245,5 @@ class ClusterSpec:
             raise ValueError("migrate: expected without queue 'priority', which chooses victims by itself")
         if any(pool.kv_reservation != "none" for pool in self.pools):
             raise ValueError("migrate: expected without kv_reservation: blocks move as they are filled")
-        if self.flip.policy != "never":
-            raise ValueError("migrate: expected with fixed roles, so flip: {policy: never}")
+        if self.flip.policy != "never" or self.ratio.policy != "fixed":
+            raise ValueError("migrate: expected with fixed roles, so flip: {policy: never}, ratio: {policy: fixed}")

@@ -1,4 +1,4 @@
-"""What a cluster does while it runs beside serving: moving running requests from one instance to another."""
+"""What a cluster does beside serving while it runs: running requests that move, instances that change role by demand."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -41,3 +41,35 @@ class MigrateSpec:
     def on(self) -> bool:
         """Whether anybody ever moves."""
         return self.policy != "never"
+
+
+@dataclass(frozen=True, slots=True)
+class RatioSpec:
+    """How many instances prefill and how many decode: looked at once a `period_s`, one changes its role at a time.
+
+    `demand` (Arrow): a role at `expand` of its load or more gets an instance of one at `shrink` or less. `pending`
+    (Splitwise): a role gets one when more than `prefill_tokens` prompt tokens wait an instance, or decodes want more
+    than their memory, and the other role has neither. Either after so many looks in a row, and not within `cooldown_s`
+    of the last change; `least` of each role stay.
+    """
+
+    policy: str = "fixed"
+    period_s: float = 1.0
+    expand: float = 1.0
+    shrink: float = 0.5
+    prefill_tokens: int = 8192
+    confirmations: int = 3
+    cooldown_s: float = 10.0
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("period", self.period_s), ("confirmations", self.confirmations), ("least", self.least),
+            ("prefill_tokens", self.prefill_tokens),
+        ):  # fmt: skip
+            if not value > 0:
+                raise ValueError(f"{name}: expected more than 0, not {value}")
+        if not 0 <= self.shrink < self.expand:
+            raise ValueError(f"shrink: expected from 0 to below expand ({self.expand}), not {self.shrink}")
+        if self.cooldown_s < 0:
+            raise ValueError("cooldown: expected at least 0")

@@ -58,6 +58,7 @@ class ModelSpec:
         attention = self.hidden * self.qkv_width + self.heads * self.head_dim * self.hidden
         mlp = self.hidden * self.up_width + self.intermediate * self.hidden
         return attention + (self.experts * (mlp + self.hidden) if self.experts else mlp)
+
     @property
     def parameters(self) -> int:
         """Weights of all matrices, embeddings included; norms and biases are left out."""

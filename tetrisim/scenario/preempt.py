@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+
 @dataclass(frozen=True, slots=True)
 class PreemptSpec:
     """Urgent requests (priority 0) first, in batches of `max_num_seqs`; see cluster/suspend.py (QLLM).

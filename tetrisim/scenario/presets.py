@@ -63,6 +63,26 @@ SYSTEMS: dict[str, System] = {
             "flip": {"policy": "idle", "after": "60 s", "cost": "6 ms"},
         },
     ),
+    # Routers that know what is cached where.
+    "dynamo": System(
+        "Dynamo-style: vLLM V1 instances behind a router that weighs cached prefixes against KV blocks in use",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        cluster={"route": "prefix-aware"},
+    ),
+    "mooncake": System(
+        "Mooncake: prefill and decode apart, routing by predicted TTFT, prefixes fetched from peers, late ones rejected",
+        pools={
+            "prefill": {"batching": "fixed-chunks", "chunk_tokens": 8192, "prefix_caching": True, "max_num_seqs": None},
+            "decode": {"batching": "decode-only", "max_num_seqs": None},
+        },
+        cluster={
+            "route": "least-ttft",
+            "kv_link": {"bandwidth": "800 Gbit/s", "latency": "5 us", "granularity": "layer"},
+            "fetch": {"policy": "if-sooner", "bandwidth": "800 Gbit/s"},
+            "reject": {"policy": "late", "ttft": "30 s"},
+            "place": {"policy": "least-kv", "broadcast": "100 ms"},
+        },
+    ),
     # arXiv 2410.13461: for few requests at a time; its kernels take no more than 8 rows.
     "pmpd": System(
         "PMPD: weights of 3 bits, and of 2 after the first third of an answer of 256 tokens; at most 8 sequences",
@@ -83,11 +103,46 @@ SYSTEMS: dict[str, System] = {
         pools={"hybrid": {"batching": "token-budget", "prefix_caching": True}},
         cluster={"route": "virtual-load", "migrate": {"policy": "balance", "period": "50 ms"}},
     ),
+    # arXiv 2505.11916, with the thresholds of Narwhal's documentation.
+    "arrow": System(
+        "Arrow-like: prefill and decode apart, and instances that change role as demand changes",
+        pools={
+            "prefill": {"batching": "fixed-chunks", "chunk_tokens": 2048, "max_num_seqs": None},
+            "decode": {"batching": "decode-only", "max_num_seqs": 256},
+        },
+        cluster={
+            "route": "least-loaded",
+            "kv_link": {"bandwidth": "200 Gbit/s", "latency": "5 us"},
+            "place": {"policy": "least-kv", "broadcast": "10 ms"},
+            "flip": {"policy": "never", "cost": "0 s"},
+            "ratio": {"policy": "demand", "period": "1 s", "expand": 1.0, "shrink": 0.5, "confirmations": 3,
+                      "cooldown": "10 s"},
+        },
+    ),
     # arXiv 2503.09304, section b of the notes: four queues, and steps that stop inside a layer.
     "qllm": System(
         "QLLM: urgent requests stop others' steps at the next expert, which go on later without recomputing",
         pools={"hybrid": {"batching": "prefill-first", "queue": "priority", "max_num_seqs": 32,
                           "preempt": {"granularity": "expert", "switch": "100 us"}}},
         cluster={"route": "least-loaded"},
+    ),
+    # arXiv 2412.16434 (notes, section a): a node as in its evaluation, PCIe from the GPU's data sheet.
+    "symphony": System(
+        "SYMPHONY: hints bring a session's KV to the instance chosen for its next turn, while the user types",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        cluster={
+            "route": "least-loaded",
+            "tiers": {"host": "256 GB", "disk": "4 TB", "network": "100 Gbit/s", "load": "layer"},
+            "hints": {"lead": "typing"},
+        },
+    ),
+    # arXiv 2402.01869, as SYMPHONY's baseline: KV waits in host memory, and its session comes back to it.
+    "sticky-offload": System(
+        "InferCept-like: KV of sessions waits in host memory, and each session stays at one instance",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        cluster={
+            "route": "session-sticky",
+            "tiers": {"host": "256 GB", "disk": "0 B", "keep_on_gpu": False, "remote": False, "load": "apart"},
+        },
     ),
 }  # fmt: skip

@@ -61,12 +61,7 @@ def _value(kind: Any, value: object, name: str, path: str) -> Any:
             raise ScenarioError(path, f"is {_show(value)}", "one of " + ", ".join(known), nearest_name(value, known))
         return value
     if origin is tuple:
-        if isinstance(value, Mapping) and "name" in getattr(get_args(kind)[0], "__dataclass_fields__", ()):
-            return _named(get_args(kind)[0], cast("Mapping[object, object]", value), path)
-        if not isinstance(value, list | tuple):
-            raise ScenarioError(path, f"is {_show(value)}", "a list")
-        items = cast("list[object]", value)
-        return tuple(_value(get_args(kind)[0], item, name, f"{path}.{index}") for index, item in enumerate(items))
+        return _several(get_args(kind)[0], value, name, path)
     if is_dataclass(kind):
         return read(cast(type, kind), value, path)
     family = units.family_of(name)
@@ -78,8 +73,17 @@ def _value(kind: Any, value: object, name: str, path: str) -> Any:
     return _plain(kind, value, path)
 
 
+def _several(kind: Any, value: object, name: str, path: str) -> tuple[Any, ...]:
+    """A list, or a mapping by name of what has one."""
+    if isinstance(value, Mapping) and "name" in getattr(kind, "__dataclass_fields__", ()):
+        return _named(kind, cast("Mapping[object, object]", value), path)
+    if not isinstance(value, list | tuple):
+        raise ScenarioError(path, f"is {_show(value)}", "a list")
+    items = cast("list[object]", value)
+    return tuple(_value(kind, item, name, f"{path}.{index}") for index, item in enumerate(items))
+
+
 def _named(cls: type[T], value: Mapping[object, object], path: str) -> tuple[T, ...]:
-    """A mapping by name of what is a tuple inside."""
     for name, item in value.items():
         if not isinstance(item, Mapping):
             raise ScenarioError(f"{path}.{name}", f"is {_show(item)}", "a mapping")

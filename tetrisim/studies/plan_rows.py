@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import inf, isfinite
+from math import isfinite
 from typing import Any
 
 from tetrisim.studies.judge import limits
 from tetrisim.studies.plan_record import Plan, Row, best_of_kinds
 from tetrisim.studies.plan_search import Look, paired
+from tetrisim.studies.plan_space import Family
 from tetrisim.studies.seeds import Estimate, estimate
 
 NO_DIFFERENCE = "no difference shown"
@@ -188,18 +189,34 @@ def nearest(found: Plan) -> dict[str, Any]:
             "limit_ms": None if limit is None else limit * 1e3, "rate": row.rate_per_s,
             "share_within": one.share(found.task.criterion), "binds": _binds(one, metric, role),
         }  # fmt: skip
-    near, ratio, given = None, inf, limits(found.task.base.slo)
-    for family, limit in found.bounds.items():
-        over = max((limit.floors[name] / most for name, most in given.items() if name in limit.floors), default=inf)
-        if near is None or over < ratio:
-            near, ratio = family, over
-    if near is None:
+    if not found.bounds:
         return {"name": None, "metric": None, "binds": "no such cluster is possible"}
-    ruled, short = found.bounds[near].ruled_out, next((each for each in found.left if each.name == near.name), None)
-    kind = found.bounds[near].kind or "throughput"
-    resource = {"memory": "GPU memory", "throughput": "the number of GPUs"}.get(kind, "the speed of one instance")
-    reason = ruled or (short.reason if short else "")
-    return {"name": near.name, "metric": kind, "binds": f"{resource}: {reason}"}
+    near = min(found.bounds, key=lambda family: (_over(found, family), family.dollars(1)))
+    return {"name": near.name, "metric": found.bounds[near].kind or "GPUs", "binds": _resource(found, near)}
+
+
+def _over(found: Plan, family: Family) -> float:
+    """By how much a family that was not run misses: the ratio of what it needs to what there is."""
+    limit, given = found.bounds[family], limits(found.task.base.slo)
+    if limit.kind == "memory":
+        return 1e6 + max((bar.weights + bar.activations + bar.runtime) / bar.usable for bar in limit.bars)
+    if limit.ruled_out:
+        return 1e3 + max((floor / given[name] for name, floor in limit.floors.items()), default=0.0)
+    return limit.together * family.tensor_parallel / found.most_gpus if found.candidates else family.dollars(1)
+
+
+def _resource(found: Plan, family: Family) -> str:
+    limit = found.bounds[family]
+    if limit.ruled_out:
+        return f"{'GPU memory' if limit.kind == 'memory' else 'the speed of one instance'}: {limit.ruled_out}"
+    if not found.candidates:
+        least = len(family.roles)
+        return (
+            f"the number of GPUs: the smallest cluster has {least * family.tensor_parallel}, at "
+            f"{family.dollars(least):.2f} $/h"
+        )
+    reasons = [each.reason for each in found.left if each.name == family.name]
+    return "; ".join(["the number of GPUs", *reasons])
 
 
 def _binds(one: Look, metric: str, role: str) -> str:

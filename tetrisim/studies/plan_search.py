@@ -58,7 +58,7 @@ class Look:
         count = self.requests - int(self.requests * criterion.warmup)
         may = count * (1 - criterion.percent / 100)
         late = count * (1 - self.share(criterion))
-        if late > may + 6 * sqrt(may) + 3:
+        if late > may + 6 * sqrt(may) + 3 + 1e-9:
             return MISSES
         return MEETS if late <= may + 1e-9 else UNCLEAR
 
@@ -140,8 +140,8 @@ def search(task: Task, rate_per_s: float, job: tuple[Family, Sequence[Counts], f
         [] if smallest is None else [each for each in affordable if sum(each) >= sum(smallest) and each != smallest]
     )
     for counts in upward[:UPWARD]:
-        if runs[contenders[-1]] == MEETS:
-            break
+        if runs[contenders[-1]] == MEETS and sum(counts) > sum(contenders[-1]):
+            break  # others of the same price may do as well
         if not _dominated(counts, runs) and status(counts) != MISSES:
             contenders.append(counts)
     left = _left_out(order, affordable, runs, smallest, most_dollars)

@@ -69,7 +69,7 @@ def _others(found: Plan) -> Iterator[str]:
     level = sum(said is not None and not said["shown"] for said in (against(found, *two) for two in pairwise(ranked)))
     others = len(ranked) - len(best_of_kinds(ranked))
     if others:
-        yield f"{others} more with other batch caps or instances do as well for the price or nearly so (--json has all)."
+        yield f"{others} more, which differ from these in batch caps or instances, are ranked, too: see --json."
     if level:
         yield f"Of {len(ranked) - 1} pairs of neighbours in rank, {level} show no difference over the seeds."
     doubtful = [str(row.rank) for row in ranked if not row.verdict.sure]

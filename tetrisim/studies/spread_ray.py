@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -11,6 +12,8 @@ from tetrisim.errors import TetrisimError
 from tetrisim.studies.remote import Check
 from tetrisim.studies.spread import Backend
 from tetrisim.studies.task import Outcome, Task, execute
+
+_ADDRESS = "the address of a Ray head, as in host:6379"
 
 _AHEAD = 2
 """Tasks handed out for each core of the cluster: one runs, one waits."""
@@ -26,17 +29,31 @@ def on_ray(backend: Backend, tasks: Sequence[Task]) -> Generator[Iterator[Outcom
     except ImportError:
         raise TetrisimError("--backend ray", "ray is not installed", "pip install 'tetrisim[ray]'") from None
     check = Check("ray", tasks)
+    _check_reachable(backend)
     local: dict[str, Any] = {} if backend.scheduler else {"include_dashboard": False}
     try:
         ray.init(backend.scheduler or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except (OSError, RuntimeError, ValueError) as error:
         what = f"cannot reach {backend.scheduler or 'a Ray of our own'} ({' '.join(str(error).split())})"
-        raise TetrisimError("--scheduler", what, "the address of a Ray head, as in host:6379") from None
+        raise TetrisimError("--scheduler", what, _ADDRESS) from None
     try:
         _check_nodes(ray, check, backend.wait_s)
         yield _outcomes(ray, tasks)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(backend: Backend) -> None:
+    """Ray itself would try for more than a minute, and say so."""
+    host, colon, port = (backend.scheduler or "").removeprefix("ray://").rpartition(":")
+    if not backend.scheduler or backend.scheduler == "auto":
+        return
+    if not colon or not port.isdigit():
+        raise TetrisimError("--scheduler", f"is '{backend.scheduler}'", _ADDRESS)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), backend.wait_s).close()
+    except (OSError, OverflowError) as error:
+        raise TetrisimError("--scheduler", f"cannot reach {backend.scheduler} ({error})", _ADDRESS) from None
 
 
 def _check_nodes(ray: Any, check: Check, wait_s: float) -> None:
