@@ -140,7 +140,7 @@ def ranked(tmp_path, monkeypatch, priorities, asked, **pool):
 def test_who_is_more_urgent_is_prefilled_first(tmp_path, monkeypatch):
     asked = [(0, 10, 2), (1, 10, 1), (2, 10, 1), (3, 10, 1)]
     result = ranked(tmp_path, monkeypatch, [1, 2, 1, 0], asked, max_num_batched_tokens=11)
-    # 0-20 the first; 20-41 its decode beside the last one's prompt; 41-62 the third's and 1 token of the second's; 9 more
+    # 0-20 the first; 20-41 its decode beside the last one's prompt; 41-62 the third's and a token of the second's
     assert in_ms(result, "first_token_s") == [20, 81, 62, 41]
 
 

@@ -73,9 +73,9 @@ def sweep(folder, text="x"):
     """Two systems by two rates under two seeds: a point cannot be run."""
     grid = {"workload.rate": ["5 /s", "10 /s"], "system": ["vllm-v1", text]}
     rows = [
-        {"workload.rate": rate, "system": system, "status": "ok", "reason": "", "key": "k", "p99_ttft_ms": 100.0 + place,
-         "p99_ttft_ms_half95": 5.0, "request_goodput": 4.0, "estimated_share": 1.0, "provenance": [text], "rejected": 0,
-         "unfinished": 0}
+        {"workload.rate": rate, "system": system, "status": "ok", "reason": "", "key": "k", "rejected": 0,
+         "unfinished": 0, "p99_ttft_ms": 100.0 + place, "p99_ttft_ms_half95": 5.0, "request_goodput": 4.0,
+         "estimated_share": 1.0, "provenance": [text]}
         for place, (rate, system) in enumerate((r, s) for r in grid["workload.rate"] for s in grid["system"])
     ]  # fmt: skip
     rows[3] = {

@@ -5,9 +5,10 @@ import pytest
 from handmade import served
 
 from tetrisim.errors import ScenarioError
-from tetrisim.scenario.load import load, override
+from tetrisim.scenario.load import load, override, resolve
+from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.studies import compare as compare_module
-from tetrisim.studies.compare import compare
+from tetrisim.studies.compare import compare, every_system
 
 SPEED = {"vllm-v0": 0.4, "vllm-v1": 0.2, "tetriinfer": 0.1}
 
@@ -72,3 +73,18 @@ def test_every_system_sees_the_same_requests():
     for other in others:
         for name in ("request_id", "arrival_s", "prompt_tokens", "output_tokens"):
             np.testing.assert_array_equal(first[name], other[name])
+
+
+def test_every_system_that_can_run_a_scenario_is_in_the_league_and_the_others_say_why(tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("timestamp,input_length,output_length\n0,20,5\n")
+    document = {"model": "opt-125m", "workload": {"trace": str(trace)}, "cluster": {"gpu": "l40s", "instances": 1}}
+    able, unable = every_system(resolve(document))
+    assert "vllm-v1" in able
+    assert "at least 2: one each for prefill, decode" in unable["tetriinfer"]
+    assert {*able, *unable} == set(SYSTEMS)
+    both, none = every_system(resolve({**document, "cluster": {"gpu": "l40s", "instances": 2}}))
+    assert "tetriinfer" in both
+    assert none.keys() < unable.keys()
+    with pytest.raises(ScenarioError, match="does not fit"):
+        every_system(resolve({**document, "model": "llama-3.1-70b", "cluster": {"gpu": "rtx-4090"}}))

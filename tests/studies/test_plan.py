@@ -45,7 +45,7 @@ def decided(base, candidate, rate, seeds=(1, 2)):
 class TestMemory:
     def test_the_bar_of_llama_8b_on_an_h100_is_the_sum_on_paper(self):
         """Weights: 32 layers of 218,103,808 and two tables of 128,256 x 4,096, 2 bytes each. Activations: 2,048 tokens
-        of 2 x (2 x 4,096 + 2 x 28,672) bytes and 256 rows of 128,256 logits of 4 bytes. A block: 16 tokens of 131,072."""
+        of 2 x (2 x 4,096 + 2 x 28,672) bytes, and 256 rows of 128,256 logits of 4 bytes. A block: 16 x 131,072."""
         pool = load("default").cluster.pools[0]
         pool = replace(pool, max_num_batched_tokens=2048, max_num_seqs=256)
         bar = memory_bar(pool, load_gpu("h100-sxm"), load_model("llama-3.1-8b"), "bf16")

@@ -73,7 +73,7 @@ def test_a_row_a_point_equals_the_run_by_itself(tmp_path):
     pd.testing.assert_frame_equal(kept, alone.requests[list(REQUEST_COLUMNS)], check_dtype=False)
     assert load(run / "scenario.yaml") == alone.scenario
     assert {path.name for path in run.iterdir()} == {
-        "requests.parquet", "scenario.yaml", "summary.csv", "run.json", "key.json",
+        "requests.parquet", "scenario.yaml", "summary.csv", "run.json", "key.json", "summary.json",
     }  # fmt: skip
     document = json.loads((out / "sweep.json").read_text())
     assert document == done.summary()
@@ -277,7 +277,7 @@ def test_a_run_that_lost_a_file_is_made_again(tmp_path):
     base, out = scenario(), tmp_path / "out"
     first = sweep(base, {"cluster.instances": [2, 3]}, out, backend=HERE)
     (out / "runs" / first.rows[0]["key"] / "requests.parquet").unlink()
-    (out / "runs" / first.rows[1]["key"] / "summary.csv").write_text("")
+    (out / "runs" / first.rows[1]["key"] / "summary.json").write_text("")
     again = sweep(base, {"cluster.instances": [2, 3]}, out, backend=HERE)
     assert again.ran == 2 and without_wall(again.rows) == without_wall(first.rows)
 

@@ -48,7 +48,7 @@ MeasuredArgument = Annotated[
 ]
 SystemsOption = Annotated[
     str | None,
-    typer.Option("--systems", metavar="A,B,...", help="Systems by name; the first is the baseline of perf/$."),
+    typer.Option("--systems", metavar="A,B,...", help="Systems by name, or 'all'; the first is the baseline of perf/$."),
 ]
 SeedsOption = Annotated[
     int,
@@ -119,9 +119,12 @@ def _check(measured: Path | None, systems: str | None, asked: _Asked) -> None:
 
 
 def _compare_systems(base: "Scenario", names: list[str], asked: _Asked) -> None:
-    from tetrisim.studies.compare import compare, compare_seeds
+    from tetrisim.studies.compare import compare, compare_seeds, every_system
     from tetrisim.studies.store import save_comparison
 
+    unable: dict[str, str] = {}
+    if names == ["all"]:
+        names, unable = every_system(base)
     paired: PairedComparison | None = None
     with sign_of_life("reading the workload") as now:
 
@@ -146,6 +149,8 @@ def _compare_systems(base: "Scenario", names: list[str], asked: _Asked) -> None:
         print_json(comparison.summaries)
     else:
         print_results(comparison.summaries, base, comparison.results)
+    for name, reason in unable.items():
+        typer.echo(f"{name} is left out: {reason}", err=True)
 
 
 def _counted(comparison: "Comparison") -> "dict[str, Result]":

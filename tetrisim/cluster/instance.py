@@ -33,8 +33,8 @@ class Instance:
         "_cut", "_exact", "_first", "_gaps", "_horizon", "_lag", "_last_chunk", "_news", "_pending", "_pieces",
         "_prefill_steps", "_priority", "_row", "_runs_on", "_segment", "_slope", "_spare_alarm", "_start",
         "_step_alarm", "_steps", "_wake_alarm", "_window_alarm", "_woke", "assigned", "available_from", "busy_ticks",
-        "draining_since", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "late", "load",
-        "name", "number", "on_broadcast", "on_finished", "on_prefilled", "predictor", "role", "snapshot",
+        "draining_since", "engine", "env", "first_work", "flips", "gpu", "gpus", "idle_since", "last_work", "late",
+        "load", "name", "number", "on_broadcast", "on_finished", "on_prefilled", "predictor", "role", "snapshot",
         "snapshot_until", "swap_ticks_per_block", "timer",
     )  # fmt: skip
 

@@ -1,11 +1,11 @@
 """Live migration: a running request's KV is copied to another instance while it goes on decoding.
 
-Stage by stage what has come since the last one is copied in turn; for the last copy, a short one, the request stops, and
-it goes on at the destination, where its blocks have been held from the beginning. A migration is called off when the
-request finishes or is preempted, or when the destination has no block left for it; then it stays where it is.
+Stage by stage what has come since the last one is copied in turn; for the last copy, a short one, the request stops,
+and it goes on at the destination, where its blocks have been held from the beginning. A migration is called off when
+the request finishes or is preempted, or when the destination has no block left for it; then it stays where it is.
 
-What a step of one instance does to another takes effect one tick later, when all that happens at the moment of the step's
-end has happened, by windows or by single steps alike.
+What a step of one instance does to another takes effect one tick later, when all that happens at the moment of the
+step's end has happened, by windows or by single steps alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Policy = Callable[[Sequence[MemberView], MigrateSpec], list[Move]]
 class Migration:
     """One request on its way from `source` to `target`."""
 
-    __slots__ = ("over", "held", "request", "sent", "source", "stage", "start", "stop", "target", "transfer")
+    __slots__ = ("held", "over", "request", "sent", "source", "stage", "start", "stop", "target", "transfer")
 
     def __init__(self, request: Request, source: MobileInstance, target: MobileInstance, now: int) -> None:
         self.request, self.source, self.target, self.start = request, source, target, now

@@ -67,6 +67,7 @@ class MobileEngine(Engine):
         self.queued += 1
 
     def plan(self) -> list[Piece]:
+        """As Engine's, after those who leave have left and those who have come have joined."""
         pieces = self._plan_once()
         if self.preempted and not self.running and self.queued:
             # Memory held for those who come made even the last one go: nothing runs, so the next step forms at once.
@@ -128,11 +129,13 @@ class MobileEngine(Engine):
         self.on_joined(request, False)
 
     def start_decode(self, request: Request) -> None:
+        """As Engine's; it may be the moment to move elsewhere."""
         super().start_decode(request)
         if self.on_decoding is not None:
             self.on_decoding(request)
 
     def finish(self, request: Request, tokens: int) -> None:
+        """As Engine's; whoever is being copied need not be any more."""
         super().finish(request, tokens)
         if request in self.moving:
             self._lose(request, "finished")

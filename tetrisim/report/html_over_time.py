@@ -9,8 +9,8 @@ from tetrisim.report import html_series as series
 from tetrisim.report.html_folder import Part
 from tetrisim.report.html_parts import Page, Spec, grid, hint, looks, numbers
 
-_LOOKS = (("#d1d1d1", "...."), ("#0072B2", ""), ("#E69F00", "////"), ("#007A5A", ""))
-"""Colour and hatch of each of `html_series.STATES`, as in the breakdown."""
+_LOOKS = (("#d1d1d1", ""), ("#0072B2", "////"), ("#E69F00", "...."), ("#007A5A", ""))
+"""Colour and hatch of each of `html_series.STATES`: the colours of the breakdown."""
 _UNITS = ((1.0, "s", 1200), (60.0, "min", 14400), (3600.0, "h", np.inf))
 """Seconds in a unit of the axis, its name, and below how many seconds of serving it is used."""
 _PERCENT = 90

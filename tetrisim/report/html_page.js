@@ -363,7 +363,8 @@ function key(svg, box, low, high, unit, tone) {
 function sweep(host, spec) {
   const several = spec.dims.filter(dim => dim.values.length > 1);
   const along = several.length ? several.reduce((a, b) => a.values.length >= b.values.length ? a : b) : spec.dims[0];
-  const state = {x: along, by: several.find(dim => dim !== along) || null, metric: spec.metrics[0], fixed: new Map(spec.dims.map(dim => [dim, 0]))};
+  const fewest = several.filter(dim => dim !== along).sort((a, b) => a.values.length - b.values.length)[0] || null;
+  const state = {x: along, by: fewest, metric: spec.metrics[0], fixed: new Map(spec.dims.map(dim => [dim, 0]))};
   const controls = html("div", "controls", host), plots = html("div", "grid", host), map = html("div", "plot", host);
   const draw = () => {
     controls.replaceChildren();

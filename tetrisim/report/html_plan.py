@@ -82,7 +82,8 @@ def _miss(nearest: Mapping[str, Any]) -> str:
         return ""
     at, limit = nearest.get("at_ms"), nearest.get("limit_ms")
     value = f" ({nearest['metric']} {number(at)} ms, limit {number(limit)} ms)" if at is not None else ""
-    return f"Nearest miss: {nearest.get('name')}{value}; what binds: {nearest.get('binds')}."
+    name = f"Nearest miss: {nearest['name']}{value}; what" if nearest.get("name") else "What"
+    return f"{name} binds: {nearest.get('binds')}."
 
 
 def _rank(candidate: Mapping[str, Any]) -> float:
@@ -125,6 +126,8 @@ def shown(value: Any) -> str:
 
 
 def _clusters(candidates: Rows) -> str:
+    if not candidates:
+        return ""
     columns = [(key, label) for key, label in COLUMNS if any(key in each for each in candidates)]
     texts = [place for place, (key, _) in enumerate(columns) if key in _TEXTS]
     lines = [row([shown(each.get(key)) for key, _ in columns], texts) for each in candidates[:_MOST_ROWS]]

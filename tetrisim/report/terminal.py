@@ -181,11 +181,13 @@ def slo_line(slo: SloSpec) -> str:
 
 
 def source_lines(summaries: Summaries) -> list[str]:
-    """Where the simulated step time comes from: one line, or one a system where they differ."""
-    said = {str(summary["system"]): _sources(summary) for summary in summaries}
-    if len(set(said.values())) == 1:
-        return [f"Step times: {next(iter(said.values()))}"]
-    return [f"Step times of {system}: {sources}" for system, sources in said.items()]
+    """Where the simulated step time comes from: a line for all systems of which the same is to be said."""
+    said: dict[str, list[str]] = {}
+    for summary in summaries:
+        said.setdefault(_sources(summary), []).append(str(summary["system"]))
+    if len(said) == 1:
+        return [f"Step times: {next(iter(said))}"]
+    return [f"Step times of {_and(systems)}: {sources}" for sources, systems in said.items()]
 
 
 def _sources(summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a cluster does beside serving while it runs: running requests that move, instances that change role by demand."""
+"""What a cluster does beside serving: running requests that move, instances that change role by demand."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,10 +8,11 @@ from typing import Literal
 class MigrateSpec:
     """Whether running requests move between instances, looked at once a `period_s`, and how their KV gets there.
 
-    `live`: the KV is copied while the request goes on; what came meanwhile is copied in turn, and the request stops for
-    the last copy: when at most `last_blocks` blocks are left, or in stage `stages`. `stop`: it stops for one whole copy.
-    An instance is a source when it has fewer than `low_blocks` free blocks a request (those who wait count with what
-    they want), and takes part in at most `at_once` moves each way. Bandwidth is that of each instance one way.
+    `live`: the KV is copied while the request goes on; what came meanwhile is copied in turn, and the request stops
+    for the last copy: when at most `last_blocks` blocks are left, or in stage `stages`. `stop`: it stops for one copy
+    of all. An instance is a source when it has fewer than `low_blocks` free blocks a request (those who wait count
+    with what they want), and takes part in at most `at_once` moves each way. Bandwidth is that of each instance one
+    way.
     """
 
     policy: str = "never"

@@ -1,6 +1,5 @@
 """Runs kept under the hash of all that made them: a folder that is there need not be simulated again."""
 
-import csv
 import fcntl
 import json
 import os
@@ -32,8 +31,8 @@ Input = tuple[Any, ...]
 """What a scenario names outside the package: ("trace", path), ("model", path), ("policy", module), or ("profile",
 profile, gpu, model, dtype, tensor_parallel)."""
 
-RUN_FILES = ("requests.parquet", "scenario.yaml", "summary.csv", "run.json")
-"""What a kept run holds at least."""
+RUN_FILES = ("requests.parquet", "scenario.yaml", "summary.csv", "run.json", "key.json", "summary.json")
+"""What a kept run holds at least: the files of every run, what its key is the hash of, and the exact summary."""
 
 _NOT_OF_A_RUN = ("cli", "report", "validation", "profiling", "_profiles", "_experiments", "__pycache__")
 """Parts of the package that no run imports (the import contracts see to it), and tables that are inputs."""
@@ -132,11 +131,16 @@ def _file_digest(path: str, *_: int) -> str:
 
 def run_key(scenario: Scenario) -> str:
     """32 hex digits of all that decides a run; where its files lie is no part of it."""
-    return sha256(json.dumps(made_of(scenario), sort_keys=True).encode()).hexdigest()[:32]
+    return key_of(made_of(scenario))
+
+
+def key_of(made: Mapping[str, Any]) -> str:
+    """The key of what `made_of` says."""
+    return sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def made_of(scenario: Scenario) -> dict[str, Any]:
-    """What the key is the hash of, also kept beside the run as key.json."""
+    """What the key is the hash of."""
     resolved: dict[str, Any] = {**dump(scenario), "model": load_model(scenario.model).name}
     named: list[Any] = []
     for item in inputs(scenario):
@@ -183,10 +187,8 @@ class Cache:
             shutil.rmtree(partial, ignore_errors=True)
 
     def summary(self, key: str) -> dict[str, Any]:
-        """The summary.csv of a run, as plain values."""
-        with (self.runs / key / "summary.csv").open(newline="") as file:
-            (row,) = csv.DictReader(file)
-        return {name: text if name in ("system", "provenance") else _number(text) for name, text in row.items()}
+        """The summary of a run, as `summarize` made it."""
+        return json.loads((self.runs / key / "summary.json").read_text())
 
     def write(self, name: str, text: str) -> None:
         """Replace a file of the sweep in one move."""
@@ -209,15 +211,6 @@ class Cache:
 
     def _refused(self, error: OSError) -> OutputError:
         return OutputError(str(self.folder), f"cannot write: {error.strerror or error}", "a writable folder")
-
-
-def _number(text: str) -> int | float | None:
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 @contextmanager

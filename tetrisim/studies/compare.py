@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tetrisim.assemble import assemble
 from tetrisim.errors import ScenarioError, unknown_name
 from tetrisim.metrics.summary import Summary, summarize
 from tetrisim.metrics.warmup import Warmup, find_cut
@@ -173,3 +174,18 @@ def checked_systems(scenario: Scenario, systems: Iterable[str]) -> list[str]:
         if name in names[:index]:
             raise ScenarioError("systems", f"'{name}' is named twice", "each system once")
     return names
+
+
+def every_system(scenario: Scenario) -> tuple[list[str], dict[str, str]]:
+    """The presets that can run this scenario, and of the others why they cannot; raises ScenarioError if none can."""
+    able: list[str] = []
+    unable: dict[str, str] = {}
+    for name in SYSTEMS:
+        try:
+            assemble(with_system(scenario, name), False, None)
+            able.append(name)
+        except ScenarioError as error:
+            unable[name] = str(error)
+    if not able:
+        raise ScenarioError("systems", f"none can run this: {next(iter(unable.values()))}", "a scenario that one can")
+    return able, unable

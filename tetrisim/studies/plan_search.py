@@ -13,7 +13,7 @@ from tetrisim.studies.seeds import Estimate, estimate
 
 MEETS, UNCLEAR, MISSES = "meets", "unclear", "misses"
 SHORT_REQUESTS, SHORT_S = 500, 10.0
-"""A short run has so many requests, or as many as come in this time; at most half of a long one's."""
+"""A short run has so many requests, or as many as come in this time but at most half of a long one's."""
 WIDE, QUICK_RUNS = 256, 7
 """A rate is looked for in short runs from this share of the largest possible one on, with so many runs."""
 UPWARD = 8
@@ -33,7 +33,7 @@ class Task:
         """Requests of a short run."""
         # So many that two of them may miss.
         least = max(SHORT_REQUESTS, int(2 / (1 - self.criterion.percent / 100) / (1 - self.criterion.warmup)) + 1)
-        return min(max(1, self.requests // 2), max(least, int(rate_per_s * SHORT_S)))
+        return min(self.requests, max(least, min(int(rate_per_s * SHORT_S), self.requests // 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def search(task: Task, rate_per_s: float, job: tuple[Family, Sequence[Counts], f
 
     def status(counts: Counts) -> str:
         if counts not in runs:
-            for requests in (task.short(rate_per_s), task.requests):
+            for requests in dict.fromkeys((task.short(rate_per_s), task.requests)):
                 each = look(task, Candidate(family, counts), rate_per_s, requests, task.seeds[0])
                 looks.append(each)
                 runs[counts] = each.status(task.criterion)

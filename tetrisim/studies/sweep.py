@@ -211,6 +211,8 @@ def _means(summaries: list[dict[str, Any]]) -> dict[str, Any]:
         if name in _OWN_BASELINE:
             continue
         values = [each[name] for each in summaries]
+        if isinstance(value, list):  # of texts: where the step times come from
+            value = "; ".join(value)
         means[name] = None if None in values else value
         if len(summaries) > 1 and not isinstance(value, str):
             found = None if None in values else estimate(values)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tetrisim.errors import TetrisimError
 from tetrisim.metrics.summary import summarize
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.workload import WorkloadSpec
 from tetrisim.simulate import Result, simulate
-from tetrisim.studies.cache import digest, inputs, made_of, run_key
+from tetrisim.studies.cache import digest, inputs, key_of, made_of
 from tetrisim.studies.store import save_run
 from tetrisim.workload.generator import GENERATOR_SUFFIXES
 from tetrisim.workload.trace import Trace, build
@@ -56,19 +57,19 @@ def execute(task: Task) -> Outcome:
     """Run a task; whatever goes wrong is its outcome."""
     sys.path += [root for root in task.roots if root not in sys.path]
     try:
-        key = run_key(task.scenario)
-        if key != task.key:
+        made = made_of(task.scenario)
+        if key_of(made) != task.key:
             return Outcome(
                 task.key, "failed", "the files it reads, or the code, are not those that the sweep began with"
             )
-        return Outcome(task.key, "ok", files=_run(task))
+        return Outcome(task.key, "ok", files=_run(task, made))
     except TetrisimError as error:
         return Outcome(task.key, "invalid", " ".join(str(error).split()))
     except Exception as error:
         return Outcome(task.key, "failed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _run(task: Task) -> dict[str, bytes]:
+def _run(task: Task, made: dict[str, Any]) -> dict[str, bytes]:
     scenario = task.scenario
     traces = tuple(digest(item) for item in inputs(scenario) if item[0] == "trace")
     drawn = (
@@ -83,8 +84,10 @@ def _run(task: Task) -> dict[str, bytes]:
 
     with TemporaryDirectory(".partial", ".", task.scratch) as folder:
         run = Path(folder) / "run"
-        save_run(run, result, summarize(result), picture)
-        (run / "key.json").write_text(json.dumps(made_of(scenario), indent=2) + "\n")
+        summary = summarize(result)
+        save_run(run, result, summary, picture)
+        for name, content in (("key.json", made), ("summary.json", summary)):
+            (run / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
