@@ -51,8 +51,10 @@ def test_json_on_stdout_is_what_the_folder_holds(planned):
     told, kept = json.loads(done.stdout), json.loads((folder / "plan.json").read_text())
     assert told.pop("wall_s") and kept.pop("wall_s")
     assert told == kept and kept["kind"] == "plan"
-    keys = {"name", "gpu", "system", "pools", "tensor_parallel", "gpus", "dollars_per_hour", "dollars_per_million_tokens",
-            "tokens_per_s_per_gpu", "tokens_per_s_per_user", "ttft_ms", "tpot_ms", "goodput", "meets", "pareto", "rank"}  # fmt: skip
+    keys = set(
+        "name gpu system pools tensor_parallel gpus dollars_per_hour dollars_per_million_tokens tokens_per_s_per_gpu "
+        "tokens_per_s_per_user ttft_ms tpot_ms goodput meets pareto rank".split()
+    )
     assert all(keys <= set(row) for row in kept["candidates"])
     assert all({"name", "reason"} <= set(each) for each in kept["pruned"])
 
@@ -85,13 +87,16 @@ def test_most_for_money_with_goodput():
     ("arguments", "says"),
     [
         (["--rate", 20, "--set", "slo.ttft=1 ms"], "Binding: the speed of one instance: TTFT of a request alone is at"),
-        (["--rate", 900, "--most-gpus", 2], "Binding: the number of GPUs; 900 requests/s are at least the work of"),
+        (["--rate", 90, "--most-gpus", 1], "Binding: the number of GPUs; 90 requests/s are at least the work of"),
         (
             ["--rate", 30, "--most-gpus", 1],
             r"Nearest miss: 1 x h100-sxm tp1 .*, TTFT \d+ ms of 500 ms at 30 requests/s",
         ),
         (["--budget", 2], "the smallest cluster has 1, at 3.00"),
-        (["--gpus", 1, "--set", "model=llama-3.1-70b"], "Binding: GPU memory: llama-3.1-70b does not fit on"),
+        (
+            ["--gpus", 1, "--tp", "1", "--set", "model=llama-3.1-70b"],
+            "Binding: GPU memory: llama-3.1-70b does not fit on",
+        ),
     ],
 )
 def test_nothing_fits_is_exit_code_3_with_the_nearest_miss(arguments, says):
@@ -145,8 +150,8 @@ class TestServe:
 
     def test_two_replicas_of_two_gpus(self):
         """The KV blocks of two L40S hold llama-3.1-8b's 131,072 positions."""
-        pool = {"role": "hybrid", "instances": 2, "tensor_parallel": 2, "max_num_batched_tokens": 2048, "max_num_seqs": 128,
-                "memory_utilization": 0.85, "prefix_caching": False}  # fmt: skip
+        pool = {"role": "hybrid", "instances": 2, "tensor_parallel": 2, "max_num_batched_tokens": 2048,
+                "max_num_seqs": 128, "memory_utilization": 0.85, "prefix_caching": False}  # fmt: skip
         flags = (
             "--tensor-parallel-size 2 --dtype bfloat16 --max-num-batched-tokens 2048 --max-num-seqs 128 "
             "--gpu-memory-utilization 0.85 --block-size 16 --no-enable-prefix-caching --async-scheduling &"
@@ -163,12 +168,12 @@ class TestServe:
         common = "--gpu-memory-utilization 0.9 --block-size 16"
         script = serve_script(self.scenario(system="tetriinfer", pools=pools))
         assert lines_of(script) == [
-            'CUDA_VISIBLE_DEVICES=0 VLLM_NIXL_SIDE_CHANNEL_PORT=5600 UCX_NET_DEVICES=all vllm serve "$MODEL" --port 8000 '
-            f"--tensor-parallel-size 1 --dtype bfloat16 --max-num-batched-tokens 512 --max-num-seqs 256 {common} "
+            'CUDA_VISIBLE_DEVICES=0 VLLM_NIXL_SIDE_CHANNEL_PORT=5600 UCX_NET_DEVICES=all vllm serve "$MODEL" '
+            f"--port 8000 --tensor-parallel-size 1 --dtype bfloat16 --max-num-batched-tokens 512 --max-num-seqs 256 {common} "
             "--no-enable-prefix-caching --no-async-scheduling --kv-transfer-config "
             '\'{"kv_connector":"NixlConnector","kv_role":"kv_producer"}\' &',
-            'CUDA_VISIBLE_DEVICES=1 VLLM_NIXL_SIDE_CHANNEL_PORT=5608 UCX_NET_DEVICES=all vllm serve "$MODEL" --port 8001 '
-            f"--tensor-parallel-size 1 --dtype bfloat16 --max-num-seqs 64 {common} "
+            'CUDA_VISIBLE_DEVICES=1 VLLM_NIXL_SIDE_CHANNEL_PORT=5608 UCX_NET_DEVICES=all vllm serve "$MODEL" '
+            f"--port 8001 --tensor-parallel-size 1 --dtype bfloat16 --max-num-seqs 64 {common} "
             "--no-enable-prefix-caching --no-async-scheduling --kv-transfer-config "
             '\'{"kv_connector":"NixlConnector","kv_role":"kv_consumer"}\' &',
         ]

@@ -14,8 +14,8 @@ from tetrisim.studies.seeds import Estimate, estimate
 MEETS, UNCLEAR, MISSES = "meets", "unclear", "misses"
 SHORT_REQUESTS, SHORT_S = 500, 10.0
 """A short run has so many requests, or as many as come in this time but at most half of a long one's."""
-WIDE, QUICK_RUNS = 256, 7
-"""A rate is looked for in short runs from this share of the largest possible one on, with so many runs."""
+QUICK, ALONE = 1.04, 0.01
+"""Short runs look for a rate to this factor; below this mean number of requests in the cluster none is looked for."""
 UPWARD = 8
 """So many larger clusters of a family are looked at beyond one that is not clear."""
 
@@ -155,26 +155,30 @@ class Carried:
 
     candidate: Candidate
     rate_per_s: float
-    most_per_s: float
-    """What it cannot exceed."""
     look: Look
 
 
 def carry(task: Task, job: tuple[Candidate, float]) -> Carried:
-    """The highest rate at which short runs meet the SLO, by bisection below what the speed of light allows."""
-    candidate, most_per_s = job
-    low, high, best, worst = most_per_s / WIDE, most_per_s, None, None
-    rate = most_per_s / 4
-    for _ in range(QUICK_RUNS):
+    """The highest rate at which short runs meet the SLO and keep up, by bisection below the speed of light's."""
+    candidate, high = job
+    rate, low, best = high / 4, 0.0, None
+    while True:
         each = look(task, candidate, rate, task.short(rate), task.seeds[0])
-        if each.status(task.criterion) == MEETS:
+        if each.status(task.criterion) == MEETS and not _grows(each):
             low, best = rate, each
         else:
-            high, worst = rate, each
-        rate = sqrt(low * high)
-    shown = best or worst
-    assert shown is not None, "QUICK_RUNS is at least 1"
-    return Carried(candidate, 0.0 if best is None else low, most_per_s, shown)
+            high = rate
+        if low and high / low <= QUICK:
+            assert best is not None
+            return Carried(candidate, low, best)
+        if not low and high * each.probe.stay_s < ALONE:
+            return Carried(candidate, 0.0, each)  # even requests that are almost alone miss
+        rate = sqrt(low * high) if low else high / 4
+
+
+def _grows(one: Look) -> bool:
+    """Whether the requests in the cluster grew by more than the luck of a quarter of the arrivals explains."""
+    return one.probe.growth > BEHIND + 2 / sqrt(one.requests / 4)
 
 
 def _smallest(order: Sequence[Counts], status: Callable[[Counts], str]) -> Counts | None:

@@ -208,13 +208,14 @@ def _means(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     """The summary of one run, or the means over several; a metric that one of them lacks has none."""
     means: dict[str, Any] = {}
     for name, value in summaries[0].items():
+        values = [each[name] for each in summaries]
         if name in _OWN_BASELINE:
             continue
-        values = [each[name] for each in summaries]
         if isinstance(value, list):  # of texts: where the step times come from
-            value = "; ".join(value)
-        means[name] = None if None in values else value
-        if len(summaries) > 1 and not isinstance(value, str):
+            means[name] = "; ".join(value)
+        elif len(values) == 1 or isinstance(value, str):
+            means[name] = value
+        else:
             found = None if None in values else estimate(values)
             means |= {name: found and found.mean, name + HALF: found and found.half}
     return means
