@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,18 @@ from tetrisim.cluster.clock import Clock, seconds, ticks
 from tetrisim.cluster.control import ControlTick
 from tetrisim.cluster.dispatcher import Dispatcher
 from tetrisim.cluster.engine import Engine
-from tetrisim.cluster.entry import EntryScheduler
+from tetrisim.cluster.entry import EntryScheduler, SessionEntryScheduler
 from tetrisim.cluster.hints import HintDesk
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.interrupt import Boundaries, InterruptibleInstance
 from tetrisim.cluster.kvcache import KVCache, PrefixCache
 from tetrisim.cluster.migrate import Migrator
+from tetrisim.cluster.mlfq import MlfqEngine, MlfqInstance
 from tetrisim.cluster.mobile import MobileEngine, MobileInstance
 from tetrisim.cluster.monitor import Broadcast, FlipWatch
 from tetrisim.cluster.precision import PrecisionInstance, Widths
 from tetrisim.cluster.predictor import Predictor
+from tetrisim.cluster.pull import PullDispatcher
 from tetrisim.cluster.priority import PriorityEngine, PriorityQueue
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.recorder import Recorder
@@ -40,9 +43,8 @@ from tetrisim.latency.lowbit import WidthTimers
 from tetrisim.latency.roofline import Shard, mlp_s
 from tetrisim.latency.step import FOREVER, StepTimer
 from tetrisim.policies.batching import Batching, Static
-from tetrisim.policies.registry import find_policy
+from tetrisim.policies.registry import FORESEEING, find_policy
 from tetrisim.scenario.cluster import PoolSpec, PredictorSpec
-from tetrisim.scenario.control import MigrateSpec, RatioSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.memory import kv_blocks
 from tetrisim.scenario.model import load_model
@@ -111,6 +113,7 @@ class Cluster:
         """The class of a pool's instances: a mechanism that steps differently has one of its own."""
         asked: dict[str, tuple[bool, type[Instance]]] = {
             "migrate": (self.mobile and pool.role != "prefill", MobileInstance),
+            "mlfq": (pool.mlfq is not None, MlfqInstance),
             "preempt": (pool.preempt is not None, _interruptible(pool)),
             "tiers": (self.tiers is not None, TieredInstance),
             "precision": (pool.precision is not None, PrecisionInstance),
@@ -173,6 +176,9 @@ class Cluster:
             return MobileEngine
         if pool.preempt is not None:
             return ClassEngine
+        if pool.mlfq is not None:
+            self._sources["modelled: KV moves to and from the host beside the steps"] = None
+            return MlfqEngine
         if isinstance(batching, Static):
             return StaticEngine
         return PriorityEngine if pool.queue == "priority" else Engine
@@ -248,6 +254,7 @@ class Cluster:
         open_ones = [i for i in self.instances if i.draining_since == NEVER]
         self.scheduler.index.change([i for i in open_ones if i.role in ("prefill", "hybrid")])
         if self.links is not None:
+            self.scheduler.index.decoders = [i for i in open_ones if i.role == "decode"]
             self.dispatcher.change([i for i in open_ones if i.role == "decode"])
             for instance in self.dispatcher.members:
                 self.broadcast.watch(instance)
@@ -260,15 +267,15 @@ class Cluster:
         self.scheduler = self._scheduler_class()(self.env, LoadIndex([]), route, rng, self.recorder)
         if isinstance(self.scheduler, EntryScheduler):
             self._wire_entry(self.scheduler)
+        self.scheduler.index.ttft_limit_s = self.scenario.slo.ttft_s or inf
         for instance in self.instances:
             instance.on_finished = self.scheduler.finished
         place = find_policy("place", spec.place.policy, "cluster.place.policy")
         flips = find_policy("flip", spec.flip.policy, "cluster.flip.policy")
         if spec.kv_link is not None:
             self.broadcast = Broadcast(self.env, spec.place.broadcast_s)
-            self.dispatcher = Dispatcher(
-                self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place")
-            )
+            kind = PullDispatcher if spec.place.policy == "pull" else Dispatcher
+            self.dispatcher = kind(self.env, self.broadcast, place, streams.scalar_stream(self.scenario.seed, "place"))
             size = self.model.kv_bytes_per_token(self.scenario.dtype)
             self.links = self.dispatcher.links = Links(self.env, spec.kv_link, size, self.model.layers)
             for instance in self.instances:
@@ -288,7 +295,9 @@ class Cluster:
         asked = spec.reject.policy != "never" or spec.fetch.policy != "never"
         if self.sessions and asked:
             raise ScenarioError("cluster.reject", "or fetch beside sessions", "one of the two")
-        return SessionScheduler if self.sessions else EntryScheduler if asked else Scheduler
+        if asked or spec.route in FORESEEING or ":" in spec.route:
+            return SessionEntryScheduler if self.sessions else EntryScheduler
+        return SessionScheduler if self.sessions else Scheduler
 
     def _wire_entry(self, scheduler: EntryScheduler) -> None:
         """Rejection and prefixes from peers; without ids in the trace nobody has anything to share."""
@@ -319,29 +328,20 @@ class Cluster:
             scheduler.desk = HintDesk(self.env, spec, scheduler.index, scheduler.pick, tiers.call)
 
     def _wire_control(self) -> None:
-        """The control tick, where anything asks for it: roles and moves never do both."""
-        if self.scenario.cluster.ratio.policy != "fixed":
-            self._wire_ratio(self.scenario.cluster.ratio)
-        if self.scenario.cluster.migrate.on:
-            self._wire_migrate(self.scenario.cluster.migrate)
-
-    def _wire_ratio(self, spec: RatioSpec) -> None:
-        policy = find_policy("ratio", spec.policy, "cluster.ratio.policy")
-        roles = RoleControl(self.instances, self.scheduler.index, spec, policy, self.scenario.slo)
-        roles.flip, roles.drain, roles.held = self.flip, self.drain, lambda: self.dispatcher.held_tokens
-        self._sources[f"modelled: a change of role takes {self.scenario.cluster.flip.cost_s * 1e3:g} ms,"
-                      " once the instance is empty"] = None  # fmt: skip
-        ControlTick(self.env, ticks(spec.period_s), lambda: self.scheduler.active).start(roles.control)
-
-    def _wire_migrate(self, spec: MigrateSpec) -> None:
-        members = [instance for instance in self.instances if isinstance(instance, MobileInstance)]
-        policy = find_policy("migrate", spec.policy, "cluster.migrate.policy")
-        size = self.model.kv_bytes_per_token(self.scenario.dtype)
-        migrator = Migrator(self.env, members, spec, policy, size, self.recorder)
-        migrator.index = self.scheduler.index
-        self._sources[f"modelled: {spec.mode} migration of KV at {spec.bandwidth_bytes_per_s / 1e9:g} GB/s an instance"
-                      " one way, copies at no cost to steps"] = None  # fmt: skip
-        ControlTick(self.env, ticks(spec.period_s), lambda: self.scheduler.active).start(migrator.control)
+        """What looks at the cluster on the control tick: roles and moves, never both."""
+        spec, scheduler, slo = self.scenario.cluster, self.scheduler, self.scenario.slo
+        if spec.ratio.policy != "fixed":
+            roles = RoleControl(self.instances, scheduler.index, spec.ratio, slo)
+            roles.flip, roles.drain, roles.held = self.flip, self.drain, lambda: self.dispatcher.held_tokens
+            self._sources[f"modelled: a change of role takes {spec.flip.cost_s * 1e3:g} ms, when empty"] = None
+            ControlTick(self.env, ticks(spec.ratio.period_s), lambda: scheduler.active).start(roles.control)
+        if spec.migrate.on:
+            members = [instance for instance in self.instances if isinstance(instance, MobileInstance)]
+            size = self.model.kv_bytes_per_token(self.scenario.dtype)
+            migrator = Migrator(self.env, members, spec.migrate, slo, size, self.recorder)
+            migrator.index = scheduler.index
+            self._sources[migrator.summary] = None
+            ControlTick(self.env, ticks(spec.migrate.period_s), lambda: scheduler.active).start(migrator.control)
 
     def time_shares(self) -> dict[str, float]:
         """Seconds of step time by source."""

@@ -9,6 +9,7 @@ import pytest
 from simulate.by_hand import KV_BYTES, in_ms, one, use_timer
 
 from tetrisim.cluster.tiered import stalled
+from tetrisim.cluster.tiers import TierStore
 from tetrisim.errors import ScenarioError
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
@@ -167,12 +168,17 @@ def turns_to_the_first(view, request, rng):
     return 0
 
 
-def test_spurious_hints_are_about_sessions_that_are_over(run):
+def test_spurious_hints_are_about_sessions_that_are_over(run, monkeypatch):
     """One for each true one: the ended session's KV is brought to the GPU, and nobody is later for it."""
     turns = [(0, 0, 0, 16, 2), (1, 200, 20, 16, 2), (1, 200, 100, 20, 1)]
-    found = [in_ms(run(turns, hints={"spurious": share}, luck=luck), "finish_s")
-             for share, luck in ((0.0, 0.5), (0.5, 0.5))]  # fmt: skip
-    assert found[0] == found[1]
+    told, call = [], TierStore.call
+    monkeypatch.setattr(TierStore, "call", lambda store, number, turn, now: told.append(turn.session)
+                        or call(store, number, turn, now))  # fmt: skip
+    right = in_ms(run(turns, hints={}), "finish_s")
+    assert told == [0, 1, 1]
+    told.clear()
+    assert in_ms(run(turns, hints={"spurious": 0.5, "expire": "150 ms"}), "finish_s") == right
+    assert told == [0, 0, 1, 0, 1]  # none before a session is over
 
 
 @pytest.mark.parametrize(

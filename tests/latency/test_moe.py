@@ -67,7 +67,7 @@ def test_a_batch_of_decodes_reads_nearly_all_weights_and_a_long_prompt_computes_
     assert active < long < 1.2 * active
     dense = replace(TINY, experts=0, active_experts=0)
     mlp = float(roofline.mlp_s(replace(SHARD, model=dense), np.array([20_000]))[0])
-    assert experts_s(SHARD, 20_000) / mlp == pytest.approx(2, rel=0.1), "two experts a token are two dense MLPs"
+    assert experts_s(SHARD, 20_000) / mlp == pytest.approx(2, rel=0.15), "two dense MLPs, and copies"
 
 
 def test_a_cut_reads_its_share():

@@ -160,9 +160,11 @@ def test_without_anybody_urgent_it_is_a_plain_static_batch(granularity):
     """Bit for bit, memory running out and prefix sharing included."""
 
     @SOME
-    @given(worlds("qllm", {"hybrid": {"preempt": {"granularity": granularity}}}))
+    @given(worlds("qllm"))
     def law(document):
         document["workload"]["classes"] = NOBODY
+        for pool in document["cluster"]["pools"]:
+            pool["preempt"]["granularity"] = granularity
         plain = [
             {**pool, "preempt": None, "batching": "static", "queue": "fcfs"} for pool in document["cluster"]["pools"]
         ]
@@ -184,7 +186,7 @@ def test_where_all_are_urgent_no_step_stops(document, granularity):
 
 
 @SOME
-@given(worlds("qllm", {"hybrid": {"preempt": {"granularity": "layer"}}}))
+@given(worlds("qllm"))
 def test_worlds_have_steps_that_stop(document):
     """The laws over all systems would say little of steps that stop if none did."""
     stops = 0

@@ -110,13 +110,18 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
         preset = {**SYSTEMS[name].pools[pool["role"]], **pool}
         if "kv_reservation" in preset:
             pool["prefix_caching"] = False
+        if "fetch" in SYSTEMS[name].cluster:
+            pool["prefix_caching"] = True
         if "migrate" in SYSTEMS[name].cluster:
             pool["async_scheduling"] = False
-        if "preempt" in preset:
+        if preset.get("mlfq"):
+            pool["async_scheduling"] = False
+            quantum, starved = draw(st.sampled_from(["1 ms", "10 ms"])), draw(st.sampled_from(["20 ms", "3 s"]))
+            pool["mlfq"] = {"quantum": quantum, "starvation": starved}
+        if preset.get("preempt"):
             pool |= {"async_scheduling": False, "preemption": "recompute"}
-            if "granularity" in preset["preempt"]:
-                granularity = draw(st.sampled_from(["request", "iteration", "layer", "stage", "expert"]))
-                pool["preempt"] = {"granularity": granularity, "switch": draw(st.sampled_from(["0 s", "100 us"]))}
+            granularity = draw(st.sampled_from(["request", "iteration", "layer", "stage", "expert"]))
+            pool["preempt"] = {"granularity": granularity, "switch": draw(st.sampled_from(["0 s", "100 us"]))}
         if preset.get("batching") == "token-budget":
             budget = draw(st.sampled_from([32, 64, 512]))
             pool["max_num_batched_tokens"] = max(budget, pool["max_num_seqs"])
@@ -128,6 +133,10 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
         cluster["predict"] = {"mode": draw(st.sampled_from(["free", "parallel", "sequential"])), "cost": 0.37}
         granularity = draw(st.sampled_from(["request", "chunk", "layer"]))
         cluster["kv_link"] = {"bandwidth": "200 Gbit/s", "latency": "5 us", "granularity": granularity}
+    if "fetch" in SYSTEMS[name].cluster:
+        cluster["fetch"] = {"bandwidth": draw(st.sampled_from(["200 Gbit/s", "50 MB/s"]))}
+        cluster["reject"] = {"ttft": draw(st.sampled_from(["4 ms", "20 ms", "30 s"]))}
+        cluster["reject"]["tpot"] = draw(st.sampled_from([None, None, "900 us", "9 ms"]))
     cluster.update((settings or {}).get("cluster", {}))
     document: Document = {
         "model": draw(st.sampled_from(["opt-125m", "llama-3.1-8b"])),
@@ -145,30 +154,36 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
 def policy_settings() -> list[tuple[str, Document]]:
     """Every registered policy at every station that asks for its kind: a name for the test, and a system's settings.
 
-    Each is tried on the system whose station asks for it; queue, route and batching on two.
+    Each is tried on the system whose station asks for it; queue, route and batching on several.
     """
     homes = {
         "batching": [("vllm-v1", "hybrid"), ("tetriinfer", "prefill"), ("tetriinfer", "decode")],
         "queue": [("vllm-v0", "hybrid"), ("vllm-v1", "hybrid"), ("tetriinfer", "prefill")],
         "admission": [("tetriinfer", "decode")],
-        "route": [("vllm-v1", "cluster"), ("tetriinfer", "cluster")],
+        "route": [("vllm-v1", "cluster"), ("tetriinfer", "cluster"), ("mooncake", "cluster")],
         "place": [("tetriinfer", "cluster")],
         "predict": [("tetriinfer", "cluster")],
         "flip": [("tetriinfer", "cluster")],
         "migrate": [("llumnix", "cluster")],
         "ratio": [("arrow", "cluster")],
+        "reject": [("mooncake", "cluster"), ("vllm-v1", "cluster")],
+        "fetch": [("mooncake", "cluster")],
     }
     cases: list[tuple[str, Document]] = []
     for kind, known in POLICIES.items():
         for name in known:
             for system, place in homes[kind]:
                 value: Any = name
-                if kind in ("place", "predict", "flip", "migrate", "ratio"):
+                if kind in ("place", "predict", "flip", "migrate", "ratio", "reject", "fetch"):
                     value = {"policy": name}
                 if kind == "predict":
                     value["granularity_tokens"] = 8
                 if kind == "place":
                     value |= {"heavy_tokens": 20, "broadcast": "1 ms"}
+                if kind == "reject":
+                    value |= {"ttft": "20 ms"} | ({"tpot": "3 ms"} if system == "mooncake" else {})
+                if kind == "fetch":
+                    value |= {"bandwidth": "3 GB/s"}
                 if kind == "ratio":
                     value |= {"period": "1 ms", "confirmations": 1, "cooldown": "3 ms", "prefill_tokens": 20}
                 if kind == "migrate":

@@ -2,7 +2,7 @@
 
 import json
 
-from handmade import served, three_requests
+from handmade import nothing_completed, served, three_requests
 
 from tetrisim.metrics.summary import summarize
 from tetrisim.scenario.load import load
@@ -16,10 +16,14 @@ def draw(path):
     path.write_bytes(b"")
 
 
-def run(folder, result=None):
+def run(folder, result=None, warmup=0.0):
     result = three_requests() if result is None else result
-    save_run(folder, result, summarize(result), draw)
+    save_run(folder, result, summarize(result, warmup=warmup), draw)
     return folder
+
+
+def unserved(folder):
+    return run(folder, nothing_completed())
 
 
 def comparison(folder, requests=400):

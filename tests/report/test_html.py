@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from handmade import nothing_completed, served
+from handmade import served
 from report import pages
 
 from tetrisim.errors import OutputError
@@ -27,6 +27,13 @@ def test_a_run_has_its_numbers_and_what_was_left_out(tmp_path):
     assert "Step times: 25 % measured, 50 % interpolated, 25 % estimated (roofline of h100-sxm)." in page
     assert "Goodput counts requests with TTFT" in page
     assert "trace: azure-conv-like" in page, "the scenario is there to copy"
+
+
+def test_requests_left_out_as_warmup_are_in_no_distribution_and_in_every_timeline(tmp_path):
+    charts = data(report_page(pages.run(tmp_path / "run", warmup=0.34)))  # the first of three
+    assert charts["ttft"]["series"][0]["x"] == [600, 600]
+    window_s = 2.6 / len(charts["served"]["series"][0]["y"])
+    assert sum(charts["served"]["series"][1]["y"]) * window_s == pytest.approx(2, rel=1e-4)
 
 
 def test_a_comparison_marks_the_best_and_says_who_won(tmp_path):
@@ -67,7 +74,7 @@ def test_differences_over_seeds_are_shown_as_shares_of_the_first_system(tmp_path
 
 
 def test_a_run_where_nothing_completed_still_has_a_page(tmp_path):
-    page = report_page(pages.run(tmp_path / "run", nothing_completed()))
+    page = report_page(pages.unserved(tmp_path / "run"))
     assert "0 were rejected and 3 unfinished" in page
     assert data(page)["ttft"]["series"][0]["x"] == []
 
@@ -144,6 +151,9 @@ def test_a_folder_of_something_else_is_one_line(tmp_path):
         report_page(tmp_path)
     with pytest.raises(OutputError, match="is not there"):
         report_page(tmp_path / "nowhere")
+    pages.comparison(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"is one run of a comparison; expected the folder.*did you mean '.*out'\?"):
+        report_page(tmp_path / "out" / "vllm-v1")
     (tmp_path / "a.yaml").write_text("")
     with pytest.raises(OutputError, match="is not a folder"):
         report_page(tmp_path / "a.yaml")

@@ -36,7 +36,7 @@ def open_page(path):
     return done.stdout, {event["url"] for event in events if "url" in event and event.get("initiator", OWN) != OWN}
 
 
-@pytest.mark.parametrize("make", [pages.seeds, pages.sweep, pages.plan])
+@pytest.mark.parametrize("make", [pages.seeds, pages.unserved, pages.sweep, pages.plan])
 def test_every_chart_is_drawn_without_an_error_and_nothing_is_fetched(tmp_path, make):
     page = report_page(make(tmp_path / "out"))
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
@@ -46,7 +46,7 @@ def test_every_chart_is_drawn_without_an_error_and_nothing_is_fetched(tmp_path, 
     charts = re.findall(r"data-chart=", page)
     assert re.search(r'<html[^>]* data-drawn="(\d+)"', dom)[1] == str(len(charts)) != "0"
     places = dom.split("data-chart=")[1:]
-    assert all(re.search(r"<svg [^>]*role=\"img\".*?<(path|rect|circle|line)", place, re.S) for place in places)
+    assert all(re.search(r"<svg [^>]*role=\"img\".*?<(path|rect|circle|line|text)", place, re.S) for place in places)
     assert "NaN" not in dom.split('<script type="application/json"')[0]
 
 

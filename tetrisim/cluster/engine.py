@@ -72,7 +72,7 @@ class Engine:
         self.whole_prompts_fit = True
         """Whether a request's whole prompt must fit to be admitted, not its chunk (scheduler_reserve_full_isl)."""
         # vLLM V1's limit on long prefills does not hold for a request that is alone.
-        self._limited = batching if isinstance(batching, TokenBudget) and batching.limits else None
+        self.limited = batching if isinstance(batching, TokenBudget) and batching.limits else None
 
     def limit_swap(self, blocks: int) -> None:
         """Room in the swap space, in blocks."""
@@ -124,9 +124,9 @@ class Engine:
     def _plan_mixed(self, pieces: list[Piece]) -> None:
         """vLLM V1's order: running requests first (decodes, then unfinished prefills), then waiting ones."""
         kv, batch = self.kv, self.batch
-        if self._limited:
+        if self.limited:
             alone = len(self.running) + len(self.waiting) == 1
-            self.batching = self._limited.unlimited if alone else self._limited
+            self.batching = self.limited.unlimited if alone else self.limited
         # Where blocks are told apart, it matters who takes a free one before whose are taken away.
         in_order = kv.ordered and batch.next_blocks() > kv.free
         if in_order:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice, takewhile
 
 from tetrisim.cluster.batch import DecodeBatch
 from tetrisim.cluster.request import Request
@@ -33,8 +33,16 @@ class KVCache:
         """Tokens of a waiting request that are in the cache already."""
         return 0
 
-    def foreseen(self, request: Request, taken: int) -> int:
-        """The same when running requests have taken `taken` more blocks."""
+    def names(self, request: Request) -> list[int]:
+        """What the blocks of a new request's prompt are found by, but for its last token."""
+        return []
+
+    def foreseen(self, names: list[int], taken: int) -> int:
+        """Tokens of the leading blocks that are found by these names when others have taken `taken` more blocks."""
+        return 0
+
+    def shared_tokens(self, one: Request, other: Request) -> int:
+        """Tokens of the leading blocks that two requests have in common, here or not."""
         return 0
 
     def fits(self, request: Request, tokens: int, spare: int) -> bool:
@@ -116,34 +124,37 @@ class PrefixCache(KVCache):
         """Tokens of the leading blocks found; at least one token is left to compute."""
         return len(self._hits(request)) * self.block_tokens
 
-    def foreseen(self, request: Request, taken: int) -> int:
-        """The same when running requests have taken `taken` more blocks: found ones may be among them."""
+    def names(self, request: Request) -> list[int]:
+        """Names of content."""
+        return list(self._content(request, 0, (request.target - 1) // self.block_tokens))
+
+    def foreseen(self, names: list[int], taken: int) -> int:
+        """As above: found blocks may be among those that others will have taken."""
+        found, twins = self._found, self._twins
+        count = sum(1 for _ in takewhile(found.__contains__, names))
         unused = len(self._blank) + self.capacity - len(self._users)
-        lost = set(islice(self._list, max(0, taken - unused)))
-        count = 0
-        for name in self._content(request, 0, (request.target - 1) // self.block_tokens):
-            if name not in self._found:
-                break
-            if self._found[name] in lost and lost.issuperset(self._twins.get(name, ())):
-                break
-            count += 1
+        if taken > unused:
+            lost = set(islice(self._list, taken - unused))
+            gone = (at for at in range(count) if found[names[at]] in lost and lost.issuperset(twins.get(names[at], ())))
+            count = next(gone, count)
         return count * self.block_tokens
 
-    def adopt(self, request: Request, tokens: int) -> None:
-        """Enter the leading blocks of a request's first `tokens` tokens, whose KV has come from elsewhere.
+    def shared_tokens(self, one: Request, other: Request) -> int:
+        """By the ids of their prompts."""
+        pairs = zip(one.hash_ids, other.hash_ids, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) * self.hash_block_tokens
 
-        Those not found here take free blocks, the oldest first, and are free themselves until somebody uses them.
+    def adopt(self, request: Request, tokens: int) -> None:
+        """Enter the blocks of a request's first `tokens` tokens, whose KV has come from elsewhere.
+
+        They are free until somebody uses them, as if the request had been here and gone. Where fewer are free, the rest
+        of the KV is dropped.
         """
-        names = list(self._content(request, 0, tokens // self.block_tokens))
-        missing = [name for name in names if name not in self._found]
-        for name in missing[: self.free]:
-            holder = Request(-1, 0, 1, 1, 0)
-            self._held[holder], self._entered[holder] = [], 0
-            self._take(holder, self.block_tokens)
-            [block] = self._held[holder]
-            self._names[block], self._found[name] = name, block
-            self.release(holder, self.block_tokens)
-        self._changes += 1
+        hits = self._hits(request)[: tokens // self.block_tokens]
+        in_use = sum(1 for block in hits if self._users[block])
+        blocks = min(tokens // self.block_tokens, in_use + self.free)
+        self.admit(request, len(hits) * self.block_tokens, (blocks - len(hits)) * self.block_tokens)
+        self.release(request, tokens)
 
     def fits(self, request: Request, tokens: int, spare: int) -> bool:
         """As above; found blocks cost nothing unless they are on the free list."""
@@ -281,9 +292,10 @@ class PrefixCache(KVCache):
     def _content(self, request: Request, first: int, last: int) -> Iterator[int]:
         """The names of a request's blocks: even where the trace has an id, else odd and of this request alone."""
         ids, ratio = request.hash_ids, self.hash_block_tokens // self.block_tokens
-        shared = min(last, len(ids) * ratio, request.prompt // self.block_tokens)
-        for index in range(first, shared):
-            yield 2 * (ids[index // ratio] * ratio + index % ratio)
+        shared = max(first, min(last, len(ids) * ratio, request.prompt // self.block_tokens))
+        named = ids[first // ratio : -(-shared // ratio)]
+        even = chain.from_iterable(range(2 * each * ratio, 2 * (each + 1) * ratio, 2) for each in named)
         own = 2 * (request.id << 24) + 1
-        for index in range(max(first, shared), last):
-            yield own + 2 * index
+        return chain(
+            islice(even, first % ratio, first % ratio + shared - first), range(own + 2 * shared, own + 2 * last, 2)
+        )

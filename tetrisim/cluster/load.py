@@ -33,7 +33,7 @@ class DecodeLoad:
 class LoadSnapshot:
     """The load as of a tick of the broadcast."""
 
-    __slots__ = ("capacity_tokens", "free_tokens", "heavy", "light")
+    __slots__ = ("capacity_tokens", "free_tokens", "heavy", "light", "waiting_tokens")
 
     def __init__(self) -> None:
-        self.free_tokens = self.capacity_tokens = self.heavy = self.light = 0
+        self.free_tokens = self.capacity_tokens = self.waiting_tokens = self.heavy = self.light = 0

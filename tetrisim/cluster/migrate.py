@@ -9,6 +9,7 @@ step's end has happened, by windows or by single steps alike.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from tetrisim.cluster.clock import DELIVER, Alarm, Clock
 from tetrisim.cluster.link import Link, Transfer
@@ -18,8 +19,10 @@ from tetrisim.cluster.request import NEVER, Request
 from tetrisim.cluster.scheduler import LoadIndex
 from tetrisim.cluster.usage import Decode, Usage
 from tetrisim.policies.migration import Move
+from tetrisim.policies.registry import find_policy
 from tetrisim.policies.views import MemberView
 from tetrisim.scenario.control import MigrateSpec
+from tetrisim.scenario.slo import SloSpec
 
 Policy = Callable[[Sequence[MemberView], MigrateSpec], list[Move]]
 
@@ -48,11 +51,12 @@ class Migrator:
         env: Clock,
         members: Sequence[MobileInstance],
         spec: MigrateSpec,
-        policy: Policy,
+        slo: SloSpec,
         bytes_per_token: int,
         recorder: Recorder,
     ) -> None:
-        self.env, self.members, self._spec, self._policy = env, members, spec, policy
+        self.env, self.members, self._spec, self._tpot_limit_s = env, members, spec, slo.tpot_s or inf
+        self._policy: Policy = find_policy("migrate", spec.policy, "cluster.migrate.policy")
         self._bytes_per_token, self._recorder = bytes_per_token, recorder
         self.index: LoadIndex
         self._out = {each.number: Link(env, spec.bandwidth_bytes_per_s, spec.latency_s) for each in members}
@@ -64,16 +68,26 @@ class Migrator:
         for member in members:
             self.equip(member)
 
+    @property
+    def summary(self) -> str:
+        """What is modelled, for the provenance of a run."""
+        spec = self._spec
+        rate = spec.bandwidth_bytes_per_s / 1e9
+        how = f"live in at most {spec.stages} stages" if spec.mode == "live" else "stopped for one copy"
+        return f"modelled: requests move {how}, KV at {rate:g} GB/s an instance one way, at no cost to steps"
+
     def equip(self, member: MobileInstance) -> None:
         """Listen to a member's engine."""
         engine = member.mobile
         engine.on_stopped, engine.on_lost, engine.on_joined = self._stopped, self._lost, self._joined
+        if self._spec.at_first_token:
+            engine.on_decoding = lambda _: self._soon(self.control)
 
     def control(self, now: int) -> None:
         """One tick: what the policy wants and the instances have hands for."""
         counts = [member.mobile.preemptions for member in self.members]
         views = [
-            Usage(member, count > before)
+            Usage(member, count > before, self._tpot_limit_s)
             for member, count, before in zip(self.members, counts, self._preemptions, strict=True)
         ]
         self._preemptions = counts

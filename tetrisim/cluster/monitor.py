@@ -32,6 +32,7 @@ class Broadcast:
         if steps:
             free -= instance.engine.batch.growth(steps)
         snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
+        snapshot.waiting_tokens = load.pending_tokens
         snapshot.heavy, snapshot.light = load.heavy, load.assigned - load.heavy
         instance.snapshot_until = (tick + 1) * self.period
 

@@ -67,9 +67,9 @@ class PriorityEngine(Engine):
         if self._room_for_running():
             super()._plan_mixed(pieces)
             return
-        if self._limited:
+        if self.limited:
             alone = len(self.running) + len(self.waiting) == 1
-            self.batching = self._limited.unlimited if alone else self._limited
+            self.batching = self.limited.unlimited if alone else self.limited
         scheduled = self._run_by_rank(pieces, 0)
         self.grown = self.batch.n > 0
         if not self.preempted and len(self.running) < self.seats and self.waiting.form():

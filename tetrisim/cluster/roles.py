@@ -8,6 +8,7 @@ from tetrisim.cluster.request import NEVER
 from tetrisim.cluster.scheduler import LoadIndex
 from tetrisim.cluster.usage import Usage
 from tetrisim.policies.ratio import Choice
+from tetrisim.policies.registry import find_policy
 from tetrisim.policies.views import RoleView
 from tetrisim.scenario.control import RatioSpec
 from tetrisim.scenario.slo import SloSpec
@@ -30,10 +31,9 @@ class _Role:
 class RoleControl:
     """Measures both roles, asks the policy, and has one instance at a time drained and turned into the other role."""
 
-    def __init__(
-        self, instances: Sequence[Instance], index: LoadIndex, spec: RatioSpec, policy: Policy, slo: SloSpec
-    ) -> None:
-        self._instances, self._index, self._spec, self._policy = instances, index, spec, policy
+    def __init__(self, instances: Sequence[Instance], index: LoadIndex, spec: RatioSpec, slo: SloSpec) -> None:
+        self._instances, self._index, self._spec = instances, index, spec
+        self._policy: Policy = find_policy("ratio", spec.policy, "cluster.ratio.policy")
         self._ttft_s, self._tpot_s = slo.ttft_s, slo.tpot_s
         self._counted = [(0, 0) for _ in instances]
         """Ticks at work and steps of each instance, up to the last look."""

@@ -1,10 +1,11 @@
 """The global scheduler: takes requests as they arrive, refuses those that can never be served, routes the rest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 
 from tetrisim.cluster.clock import ARRIVE, Alarm, Clock, seconds
+from tetrisim.cluster.foresight import Foresight
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import Request
@@ -34,6 +35,10 @@ class LoadIndex:
         self._place: dict[int, int] = {}
         self._heap: list[tuple[int, int]] = []
         self.fetch_latency = self.fetch_ticks_per_token = inf
+        self.foresight = Foresight()
+        self.decoders: Sequence[Instance] = ()
+        """The decode instances, where there are any."""
+        self.ttft_limit_s = inf
         self.change(members)
 
     def change(self, members: list[Instance]) -> None:
@@ -70,11 +75,27 @@ class LoadIndex:
 
     def usage(self, member: int) -> Usage:
         """What one holds and has to do, as of now."""
-        return Usage(self.members[member])
+        return Usage(self.members[member], foresight=self.foresight)
 
     def fetch_s(self, tokens: int) -> float:
         """Time to fetch the KV of so many tokens from another member."""
         return seconds(self.fetch_latency + tokens * self.fetch_ticks_per_token)
+
+    def tpot_s(self, request: RequestView) -> float:
+        """See LoadView."""
+        decoders = self.decoders
+        if not decoders:
+            return 0.0
+        # Whoever is being prefilled will decode by then: an even share of them beside those that decode now.
+        decoding = sum(each.load.assigned for each in decoders)
+        others = sum(self.foresight.waiting(each) for each in self.members) + 1
+        tokens = sum(self._loads) + request.prompt
+        for each in decoders:
+            batch = each.engine.batch
+            tokens += each.load.pending_tokens + batch.context + batch.n * each.steps_done(each.env.now)
+        n = -(-(decoding + others) // len(decoders))
+        context = tokens // len(decoders)
+        return seconds(min(each.timer.decode(n, context, context // n) for each in decoders))
 
     def grow(self, member: int, load: int) -> None:
         """A member has taken on load; the heap learns of it when it matters."""

@@ -11,9 +11,10 @@ from heapq import nsmallest
 
 from tetrisim.cluster.engine import Piece
 from tetrisim.cluster.kvcache import KVCache
-from tetrisim.cluster.priority import PriorityEngine, rank
+from tetrisim.cluster.parking import ParkingEngine
+from tetrisim.cluster.priority import rank
 from tetrisim.cluster.queue import WaitingQueue
-from tetrisim.cluster.request import NEVER, Request
+from tetrisim.cluster.request import Request
 from tetrisim.policies.batching import Batching
 from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.classes import URGENT
@@ -21,7 +22,7 @@ from tetrisim.scenario.cluster import PoolSpec
 from tetrisim.scenario.preempt import PreemptSpec
 
 
-class ClassEngine(PriorityEngine):
+class ClassEngine(ParkingEngine):
     """The batch rule, the parked and the suspended. A suspended step is known by how much of each member is done."""
 
     def __init__(
@@ -35,10 +36,6 @@ class ClassEngine(PriorityEngine):
         super().__init__(pool, kv, batching, waiting, admit)
         self.preempt = pool.preempt or PreemptSpec()
         self._to_the_end = self.preempt.granularity == "request"
-        self._most = pool.max_num_seqs or sys.maxsize
-        self.seats = sys.maxsize
-        self.parked: dict[Request, int] = {}
-        """Sequences outside the batch, with their context."""
         self.held: list[Piece] = []
         """Prompts whose prefill is suspended; like the parked they count as `queued`."""
         self.saved: dict[Request, float] = {}
@@ -74,13 +71,9 @@ class ClassEngine(PriorityEngine):
     def start_decode(self, request: Request) -> None:
         """As Engine's; the next plan parks whoever is one too many."""
         super().start_decode(request)
-        if self.batch.n > self._most and not self._crowded:
+        if self.batch.n > self.most and not self._crowded:
             self._crowded = True
             self.queued += 1
-
-    def decoding(self) -> list[Request]:
-        """The members of the batch."""
-        return [request for request in self.running if request.finish_step != NEVER]
 
     def can_start(self) -> bool:
         """Whether the first waiting request is urgent and would be taken up if the step in progress stopped now."""
@@ -104,11 +97,11 @@ class ClassEngine(PriorityEngine):
         ordered = self.waiting.ordered
         if not ordered or ordered[0].priority != URGENT:
             return False
-        return sum(request.priority == URGENT for request in (*self.decoding(), *self.parked)) < self._most
+        return sum(request.priority == URGENT for request in (*self.decoding(), *self.parked)) < self.most
 
     def _prefill(self, pieces: list[Piece], held: bool) -> None:
         """Waiting prompts by rank, up to a batch of them; before any that are not urgent those `held`, if these may."""
-        room = self._most
+        room = self.most
         if self.held:
             room = min(room, sum(request.priority == URGENT for request in self.waiting.ordered))
         self.seats = len(self.running) + room
@@ -116,47 +109,34 @@ class ClassEngine(PriorityEngine):
             self._admit_waiting(pieces, 0)
         self.seats = sys.maxsize
         if held and self.held:
-            first = self._most - len(pieces)
+            first = self.most - len(pieces)
             pieces += self.held[:first]
             self.queued -= len(self.held[:first])
             self.held = self.held[first:]
 
     def _choose(self) -> None:
         """The first of all decodes by rank are the batch, the others are parked."""
-        if not self.parked and self.batch.n <= self._most:
+        if not self.parked and self.batch.n <= self.most:
             return
         members = self.decoding()
-        chosen = dict.fromkeys(nsmallest(self._most, (*members, *self.parked), key=rank))
+        chosen = dict.fromkeys(nsmallest(self.most, (*members, *self.parked), key=rank))
         for request in members:
             if request not in chosen:
                 self._park(request)
         for request in chosen:
             if request in self.parked:
-                self.queued -= 1
-                self.batch.join(request, self.parked.pop(request))
-                self.joined.append(request)
-
-    def _park(self, request: Request) -> None:
-        self.parked[request] = self.batch.leave(request)
-        self.queued += 1
-        request.preemptions += 1
-        self.preempted.append(request)
-        self.interrupted.append(request)
+                self._unpark(request)
 
     def _preempt(self, request: Request) -> None:
-        """As Engine's, of the parked and the suspended, too: what they had done is lost, and they count as queued."""
+        """As Engine's, of the suspended, too: what they had done is lost, and they count as queued already."""
         self.saved.pop(request, None)
         piece = next((piece for piece in self.held if piece[0] is request), None)
-        if request not in self.parked and piece is None:
+        if piece is None:
             super()._preempt(request)
             return
         del self.running[request]
-        if piece is None:
-            self.kv.release(request, self.parked.pop(request))
-            request.target = request.prompt + request.generated
-        else:
-            self.held.remove(piece)
-            self.kv.release(request, request.target)
+        self.held.remove(piece)
+        self.kv.release(request, request.target)
         request.computed = 0
         request.preemptions += 1
         self.preempted.append(request)

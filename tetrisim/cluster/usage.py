@@ -1,9 +1,11 @@
 """What an instance holds and has to do, as of now: a MemberView, computed when it is asked for."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import cast
 
 from tetrisim.cluster.clock import seconds
+from tetrisim.cluster.foresight import Foresight
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.mobile import MobileEngine
 from tetrisim.cluster.request import Request
@@ -13,22 +15,39 @@ from tetrisim.policies.views import RequestView
 class Decode:
     """A RunningView of a request that decodes."""
 
-    __slots__ = ("blocks", "request", "shown", "tpot_s")
+    __slots__ = ("blocks", "request", "shown", "tpot_share")
 
-    def __init__(self, request: Request, step: int, now: int, block_tokens: int) -> None:
+    def __init__(self, request: Request, step: int, now: int, block_tokens: int, tpot_limit_s: float) -> None:
         self.request = request
         self.shown = request.generated + step - request.joined_step
         self.blocks = -(-(request.base + step) // block_tokens)
-        self.tpot_s = seconds(now - request.first_token) / max(1, self.shown - 1)
+        self.tpot_share = seconds(now - request.first_token) / max(1, self.shown - 1) / tpot_limit_s
 
 
 class Usage:
     """A MemberView of an instance."""
 
-    __slots__ = ("_instance", "_step", "capacity_blocks", "free_blocks", "now", "preempted", "requests")
+    __slots__ = (
+        "_foresight",
+        "_instance",
+        "_step",
+        "_tpot_limit_s",
+        "capacity_blocks",
+        "free_blocks",
+        "now",
+        "preempted",
+        "requests",
+    )
 
-    def __init__(self, instance: Instance, preempted: bool = False) -> None:
-        self._instance = instance
+    def __init__(
+        self,
+        instance: Instance,
+        preempted: bool = False,
+        tpot_limit_s: float = inf,
+        foresight: Foresight | None = None,
+    ) -> None:
+        self._instance, self._tpot_limit_s = instance, tpot_limit_s
+        self._foresight = foresight or Foresight()
         self.preempted = preempted
         self.now = now = instance.env.now
         engine = instance.engine
@@ -67,36 +86,33 @@ class Usage:
     def pending_tokens(self) -> int:
         """See MemberView."""
         engine = self._instance.engine
-        # How far a prompt is that runs on through several chunks is not known before its end.
-        whole = engine.role == "prefill"
-        begun = sum(each.target - (0 if whole else each.computed) for each in engine.partials)
+        if engine.role == "prefill":  # how far a prompt is that runs on through several chunks shows at its end only
+            begun = sum(each.target for each in engine.running)
+        else:
+            begun = sum(each.target - each.computed for each in engine.partials)
         return sum(request.target for request in self._waiting()) + begun
 
     def cached_tokens(self, request: RequestView) -> int:
         """See MemberView."""
-        engine = self._instance.engine
-        return engine.kv.foreseen(cast(Request, request), engine.kv.free - self.free_blocks)
+        kv = self._instance.engine.kv
+        return self._foresight.cached_tokens(self._instance, cast(Request, request), kv.free - self.free_blocks)
+
+    def computed_tokens(self, request: RequestView) -> int:
+        """See MemberView."""
+        found = self.cached_tokens(request)
+        return self._foresight.computed_tokens(self._instance, cast(Request, request), found) if found else 0
 
     def ttft_s(self, request: RequestView, cached_tokens: int) -> float:
         """See MemberView."""
-        timer, most = self._instance.timer, self.chunk_tokens
-        ticks, done = 0.0, cached_tokens
-        while done < request.prompt:
-            take = min(most, request.prompt - done)
-            ticks += timer.foresee(take, done)
-            done += take
-        waiting = self.pending_tokens()
-        if waiting:
-            width = min(most, waiting)
-            ticks += waiting / width * timer.foresee(width, 0)
-        return seconds(ticks)
+        own = self._foresight.prefill_ticks(self._instance, cast(Request, request), cached_tokens)
+        return seconds(self._foresight.waiting_ticks(self._instance) + own)
 
     def decodes(self) -> list[Decode]:
         """See MemberView."""
         engine = self._instance.engine
         assert isinstance(engine, MobileEngine)
         size = engine.kv.block_tokens
-        return [Decode(request, self._step, self.now, size) for request in engine.decodes()]
+        return [Decode(request, self._step, self.now, size, self._tpot_limit_s) for request in engine.decodes()]
 
     def _waiting(self) -> Iterator[Request]:
         waiting = self._instance.engine.waiting

@@ -48,6 +48,36 @@ def defragment(members: Sequence[MemberView], spec: MigrateSpec) -> list[Move]:
     return moves
 
 
+def flow(members: Sequence[MemberView], spec: MigrateSpec) -> list[Move]:
+    """TaiChi: decodes belong where chunks are small; the longest answers leave what is full, and come back when late.
+
+    A request whose first token has come from an instance of large chunks goes to one of small chunks with room for it.
+    """
+    large = max(member.chunk_tokens for member in members)
+    small = [place for place, member in enumerate(members) if member.chunk_tokens < large]
+    others = [place for place, member in enumerate(members) if member.chunk_tokens == large]
+    room = [member.free_blocks - (1 - spec.full) * member.capacity_blocks for member in members]
+    moves: list[Move] = []
+
+    def move(who: RunningView, source: int, targets: list[int]) -> None:
+        target = max(targets, key=lambda place: room[place], default=source)
+        if target != source and room[target] >= who.blocks:
+            moves.append((who, source, target))
+            room[source] += who.blocks
+            room[target] -= who.blocks
+
+    for source in others:
+        for who in members[source].decodes():
+            if who.shown == 1 or who.tpot_share >= spec.late:
+                move(who, source, small)
+    for source in small:
+        if room[source] < 0:
+            for who in sorted(members[source].decodes(), key=lambda who: -who.shown):
+                if room[source] < 0 and who.tpot_share < spec.late:
+                    move(who, source, others)
+    return moves
+
+
 def _load_of_first(member: MemberView) -> float:
     """The virtual load when only the first of those who wait counts."""
     first = member.first_waiting_blocks()

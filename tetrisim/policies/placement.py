@@ -6,6 +6,10 @@ DRAWS = 8
 """Random draws for a member of the alpha set before all members are looked at; keeps placement O(1) in instances."""
 
 
+WAITING = 0.05
+"""Share of its KV memory from which on an instance that pulls takes nothing more (DistServe's default)."""
+
+
 def power_of_two(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
     """TetriInfer: two at random from the alpha set (room for the request), then the lower heavy:light ratio.
 
@@ -52,6 +56,13 @@ def imbalance(view: PlacementView, request: RequestView, rng: Rng) -> int | None
     if request.heavy or view.count == 1:
         return 0
     return 1 + request.id % (view.count - 1)
+
+
+def pull(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
+    """DistServe: the most free KV tokens of those where less than 5 % of all wait; looks at every instance as of now."""
+    fed = [m for m in range(view.count) if view.snapshot(m).waiting_tokens < WAITING * view.snapshot(m).capacity_tokens]
+    best = max(fed, key=lambda member: view.snapshot(member).free_tokens, default=None)
+    return best if best is not None and _has_room(view.snapshot(best), request.prompt) else None
 
 
 def _has_room(snapshot: Snapshot, need: int) -> bool:

@@ -35,6 +35,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "power-of-two": routing.power_of_two,
         "session-sticky": routing.session_sticky,
         "virtual-load": routing.virtual_load,
+        "length-aware": routing.length_aware,
         "prefix-aware": routing.prefix_aware,
         "least-ttft": routing.least_ttft,
     },
@@ -45,6 +46,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "random": placement.random,
         "round-robin": placement.round_robin,
         "least-kv": placement.least_kv,
+        "pull": placement.pull,
         "imbalance": placement.imbalance,
     },
     "predict": {
@@ -57,11 +59,15 @@ POLICIES: dict[str, dict[str, Any]] = {
         "never": migration.never,
         "balance": migration.balance,
         "defragment": migration.defragment,
+        "flow": migration.flow,
     },
     "ratio": {"fixed": ratio.fixed, "demand": ratio.demand, "pending": ratio.pending},
     "flip": {"never": flipping.never, "idle": flipping.idle, "watermark": flipping.watermark},
 }
 
+
+FORESEEING = ("least-ttft", "length-aware")
+"""Routes that predict a TTFT, for which the scheduler remembers who waits where."""
 
 ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2, "migrate": 2,
              "ratio": 3,              "reject": 3, "fetch": 3}  # fmt: skip

@@ -1,7 +1,10 @@
 """Which instance takes a new request."""
 
+from math import inf, isinf
+
 from tetrisim.policies import migration
 from tetrisim.policies.views import LoadView, RequestView, Rng
+from tetrisim.scenario.entry import RejectSpec
 
 
 def least_loaded(view: LoadView, request: RequestView, rng: Rng) -> int:
@@ -22,6 +25,22 @@ def virtual_load(view: LoadView, request: RequestView, rng: Rng) -> int:
 def session_sticky(view: LoadView, request: RequestView, rng: Rng) -> int:
     """Where the session's turn before was served; its first turn goes to the least loaded."""
     return view.least_loaded() if request.home < 0 else request.home
+
+
+def length_aware(view: LoadView, request: RequestView, rng: Rng) -> int:
+    """TaiChi: a prompt of one large chunk or less goes where chunks are small, if its predicted TTFT is in the limit.
+
+    All others go where chunks are large. Among those, the least predicted TTFT; looks at every instance.
+    """
+    usages = [view.usage(member) for member in range(view.count)]
+    large = max(usage.chunk_tokens for usage in usages)
+    late_s = [usage.ttft_s(request, usage.cached_tokens(request)) for usage in usages]
+    if request.prompt <= large:
+        small = [member for member, usage in enumerate(usages) if usage.chunk_tokens < large]
+        first = min(small, key=lambda member: late_s[member], default=None)
+        if first is not None and late_s[first] <= view.ttft_limit_s:
+            return first
+    return min((m for m, usage in enumerate(usages) if usage.chunk_tokens == large), key=lambda member: late_s[member])
 
 
 def random(view: LoadView, request: RequestView, rng: Rng) -> int:
@@ -51,31 +70,34 @@ def least_ttft(view: LoadView, request: RequestView, rng: Rng) -> int:
 
     A prefix is fetched where that is sooner than to compute it again.
     """
-    cached = _cached(view, request)
-    return min(range(view.count), key=lambda member: _ttft_s(view, request, member, cached)[0])
+    return min(enumerate(_ttfts_s(view, request)), key=lambda each: each[1][0])[0]
 
 
 def fetch_if_sooner(view: LoadView, request: RequestView, member: int) -> int | None:
     """Mooncake: the instance with the longest prefix, when fetching it is sooner than to compute it again."""
-    return _ttft_s(view, request, member, _cached(view, request))[1]
+    return _ttfts_s(view, request, member)[0][1]
 
 
-def _cached(view: LoadView, request: RequestView) -> list[int]:
-    return [view.usage(member).cached_tokens(request) for member in range(view.count)]
+def reject_late(view: LoadView, request: RequestView, spec: RejectSpec) -> bool:
+    """Mooncake's early rejection: nobody is predicted to give the first token in time, or the others in theirs."""
+    if spec.tpot_s is not None and view.tpot_s(request) > spec.tpot_s:
+        return True
+    return all(late_s > spec.ttft_s for late_s, _ in _ttfts_s(view, request))
 
 
-def _ttft_s(view: LoadView, request: RequestView, member: int, cached: list[int]) -> tuple[float, int | None]:
-    """The predicted TTFT at a member, and the one to fetch the prefix from, if that is sooner."""
-    usage, own, longest = view.usage(member), cached[member], max(cached)
-    here = usage.ttft_s(request, own)
-    if longest > own:
-        there = view.fetch_s(longest - own) + usage.ttft_s(request, longest)
-        if there < here:
-            return there, cached.index(longest)
-    return here, None
-
-
-def reject_late(view: LoadView, request: RequestView, limit_s: float) -> bool:
-    """Mooncake's early rejection: nobody is predicted to give the first token in time."""
-    cached = _cached(view, request)
-    return all(_ttft_s(view, request, member, cached)[0] > limit_s for member in range(view.count))
+def _ttfts_s(view: LoadView, request: RequestView, member: int | None = None) -> list[tuple[float, int | None]]:
+    """The predicted TTFT at each (or one) member, and the one to fetch the prefix from, if that is sooner."""
+    usages = [view.usage(each) for each in range(view.count)]
+    longest, holder = 0, None
+    if not isinf(view.fetch_s(0)):
+        computed = [usage.computed_tokens(request) for usage in usages]
+        longest = max(computed)
+        holder = computed.index(longest)
+    found: list[tuple[float, int | None]] = []
+    for usage in usages if member is None else [usages[member]]:
+        own = usage.cached_tokens(request)
+        here, there = usage.ttft_s(request, own), inf
+        if longest > own:
+            there = view.fetch_s(longest - own) + usage.ttft_s(request, longest)
+        found.append((there, holder) if there < here else (here, None))
+    return found

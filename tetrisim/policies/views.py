@@ -78,8 +78,8 @@ class RunningView(Protocol):
         ...
 
     @property
-    def tpot_s(self) -> float:
-        """Its time per token after the first, so far."""
+    def tpot_share(self) -> float:
+        """Its time per token after the first, so far, as a share of the TPOT limit; 0 without a limit."""
         ...
 
 
@@ -137,8 +137,12 @@ class MemberView(Protocol):
         """Tokens of its prompt that are in the prefix cache here."""
         ...
 
+    def computed_tokens(self, request: RequestView) -> int:
+        """Those of them that others can fetch: not what a prefill in progress is about to compute."""
+        ...
+
     def ttft_s(self, request: RequestView, cached_tokens: int) -> float:
-        """Its TTFT by the step times: the prompts that wait, in whole chunks, then its own beyond `cached_tokens`."""
+        """Its TTFT by the step times of prompts alone: those before it, then its own beyond `cached_tokens`."""
         ...
 
     def decodes(self) -> Sequence[RunningView]:
@@ -166,8 +170,17 @@ class LoadView(Protocol):
         """What one holds and has to do, as of now."""
         ...
 
+    @property
+    def ttft_limit_s(self) -> float:
+        """The TTFT limit; infinite without one."""
+        ...
+
     def fetch_s(self, tokens: int) -> float:
         """Time to fetch the KV of so many tokens from another member; infinite where they share none."""
+        ...
+
+    def tpot_s(self, request: RequestView) -> float:
+        """The least time of a decode step when it has been prefilled, nobody having left; 0 in hybrid pools."""
         ...
 
 
@@ -182,6 +195,11 @@ class Snapshot(Protocol):
     @property
     def capacity_tokens(self) -> int:
         """KV tokens in all."""
+        ...
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of requests on their way or waiting there."""
         ...
 
     @property

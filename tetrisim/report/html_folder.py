@@ -64,6 +64,8 @@ def read_folder(folder: Path) -> Runs | Study:
     if not folder.is_dir():
         raise OutputError(str(folder), "is not a folder" if folder.exists() else "is not there", EXPECTED)
     name = next((name for name in _KINDS if (folder / name).is_file()), None)
+    if name is None and (folder / "requests.parquet").is_file() and (folder.parent / "run.json").is_file():
+        raise OutputError(str(folder), "is one run of a comparison", EXPECTED, str(folder.parent))
     if name is None:
         raise OutputError(str(folder), f"holds none of {', '.join(reversed(_KINDS))}", EXPECTED)
     content = _json(folder / name)

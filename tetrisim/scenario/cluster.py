@@ -6,7 +6,7 @@ from typing import Literal
 from tetrisim.scenario.control import MigrateSpec, RatioSpec
 from tetrisim.scenario.entry import FetchSpec, RejectSpec
 from tetrisim.scenario.precision import PrecisionSpec
-from tetrisim.scenario.preempt import PreemptSpec
+from tetrisim.scenario.preempt import MlfqSpec, PreemptSpec
 from tetrisim.scenario.tiers import HintSpec, TierSpec
 
 Role = Literal["prefill", "decode", "hybrid"]
@@ -44,6 +44,8 @@ class PoolSpec:
     admission: str = "greedy"
     preempt: PreemptSpec | None = None
     """Urgent requests get ahead of running ones; None leaves that to the queue."""
+    mlfq: MlfqSpec | None = None
+    """Requests run by what they were served so far; None: in order of arrival."""
     # KV memory
     block_tokens: int = 16
     kv_blocks: int | None = None
@@ -95,6 +97,14 @@ class PoolSpec:
             raise ValueError(f"async_scheduling: expected in a hybrid pool, not in a {self.role} pool")
         if self.preempt is not None:
             self._check_preempt()
+        if self.mlfq is not None:
+            self._check_mlfq()
+
+    def _check_mlfq(self) -> None:
+        if self.role != "hybrid" or self.batching != "whole-prompts" or self.queue != "priority":
+            raise ValueError("mlfq: expected in a hybrid pool with batching 'whole-prompts' and queue 'priority'")
+        if self.async_scheduling or self.kv_reservation != "none" or self.preempt is not None:
+            raise ValueError("mlfq: expected without async_scheduling, kv_reservation and preempt")
 
     def _check_preempt(self) -> None:
         if self.role != "hybrid" or self.batching != "prefill-first" or self.queue != "priority":
@@ -217,6 +227,8 @@ class ClusterSpec:
         sharing = all(pool.prefix_caching for pool in self.pools if pool.role == "prefill")
         if self.fetch.policy != "never" and ("prefill" not in roles or not sharing):
             raise ValueError("fetch: expected with prefill pools, each with prefix_caching: true")
+        if self.reject.tpot_s is not None and "prefill" not in roles:
+            raise ValueError("reject: tpot expected with prefill and decode pools")
         if self.ratio.policy != "fixed" and ("prefill" not in roles or self.flip.policy != "never"):
             raise ValueError("ratio: expected with prefill and decode pools, and flip: {policy: never}")
         if self.migrate.on:

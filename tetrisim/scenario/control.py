@@ -12,7 +12,10 @@ class MigrateSpec:
     for the last copy: when at most `last_blocks` blocks are left, or in stage `stages`. `stop`: it stops for one copy
     of all. An instance is a source when it has fewer than `low_blocks` free blocks a request (those who wait count
     with what they want), and takes part in at most `at_once` moves each way. Bandwidth is that of each instance one
-    way.
+    way. With `at_first_token` the policy is also asked whenever a prefill has ended.
+
+    For `flow` (TaiChi), the share of the KV blocks from which an instance of small chunks is `full`, and the share of
+    the TPOT limit from which a request on one of large chunks is `late`.
     """
 
     policy: str = "never"
@@ -22,6 +25,9 @@ class MigrateSpec:
     last_blocks: int = 16
     low_blocks: float = 3.0
     at_once: int = 1
+    at_first_token: bool = False
+    full: float = 0.95
+    late: float = 0.96
     bandwidth_bytes_per_s: float = 25e9
     latency_s: float = 5e-6
 
@@ -37,6 +43,9 @@ class MigrateSpec:
         ):  # fmt: skip
             if value < 0:
                 raise ValueError(f"{name}: expected at least 0, not {value}")
+        for name, value in (("full", self.full), ("late", self.late)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name}: expected above 0 and at most 1, not {value}")
 
     @property
     def on(self) -> bool:

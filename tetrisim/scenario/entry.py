@@ -5,22 +5,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RejectSpec:
-    """Who is turned away on arrival: by `never` nobody, by `late` those predicted to see no token within `ttft_s`."""
+    """Who is turned away on arrival: by `never` nobody, by `late` those whose predicted times are over a limit.
+
+    `ttft_s`: until the first token; `tpot_s`: of a decode step with those decoding and those being prefilled now.
+    """
 
     policy: str = "never"
     ttft_s: float = 30.0
+    tpot_s: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.ttft_s > 0:
-            raise ValueError("ttft: expected more than 0")
+        for name, limit in (("ttft", self.ttft_s), ("tpot", self.tpot_s)):
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name}: expected more than 0")
 
 
 @dataclass(frozen=True, slots=True)
 class FetchSpec:
     """How prefill instances get each other's prefixes: `bandwidth` of each one's port, one way; `never` they do not.
 
-    `if-sooner`: when that is predicted to be sooner than to compute it again. The prefill waits until all of it is
-    there.
+    `if-sooner`: when that is predicted to be sooner than to compute it again. The request joins the queue when all of
+    it is there.
     """
 
     policy: str = "never"

@@ -92,7 +92,8 @@ def dump_yaml(scenario: Scenario) -> str:
     if scenario.system not in SYSTEMS:
         own = scenario.document["systems"][scenario.system]
         written["systems"] = {scenario.system: {"base": own.get("base", scenario.system)}}
-    return yaml.safe_dump(written, sort_keys=False)
+    # libyaml's writer gives the same text in a quarter of the time, where it is there.
+    return yaml.dump(written, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
 
 
 def resolve(document: dict[str, Any]) -> Scenario:

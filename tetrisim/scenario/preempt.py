@@ -1,4 +1,4 @@
-"""How urgent requests get ahead of work that is under way."""
+"""How requests get ahead of work that is under way."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,3 +24,24 @@ class PreemptSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.switch_s <= 1:
             raise ValueError("switch: expected from 0 s to 1 s")
+
+
+@dataclass(frozen=True, slots=True)
+class MlfqSpec:
+    """A multi-level feedback queue (FastServe): level i lasts `quantum_s` * `ratio`^i of served time.
+
+    A request enters at the first level that covers its prefill, and is at level 0 again after `starvation_s` without
+    service.
+    """
+
+    quantum_s: float = 0.01
+    ratio: float = 2.0
+    starvation_s: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 1e-6 <= self.quantum_s <= 1e6:
+            raise ValueError("quantum: expected from 1 us to 1e6 s")
+        if not 1.01 <= self.ratio <= 1e6:
+            raise ValueError(f"ratio: expected more than 1 (from 1.01 on), not {self.ratio}")
+        if not 1e-6 <= self.starvation_s <= 1e9:
+            raise ValueError("starvation: expected more than 0 s and at most 1e9 s")

@@ -14,6 +14,8 @@ class System:
     summary: str
     pools: Mapping[str, Fragment]
     cluster: Fragment
+    kinds: tuple[Fragment, ...] = ()
+    """What distinguishes the first, second, ... pool of the same role."""
 
 
 SYSTEMS: dict[str, System] = {
@@ -72,7 +74,8 @@ SYSTEMS: dict[str, System] = {
     "mooncake": System(
         "Mooncake: prefill and decode apart, routing by predicted TTFT, prefixes fetched from peers, late ones rejected",
         pools={
-            "prefill": {"batching": "fixed-chunks", "chunk_tokens": 8192, "prefix_caching": True, "max_num_seqs": None},
+            "prefill": {"batching": "token-budget", "max_num_batched_tokens": 8192, "max_num_seqs": None,
+                        "prefix_caching": True},
             "decode": {"batching": "decode-only", "max_num_seqs": None},
         },
         cluster={
@@ -81,6 +84,19 @@ SYSTEMS: dict[str, System] = {
             "fetch": {"policy": "if-sooner", "bandwidth": "800 Gbit/s"},
             "reject": {"policy": "late", "ttft": "30 s"},
             "place": {"policy": "least-kv", "broadcast": "100 ms"},
+        },
+    ),
+    # arXiv 2401.09670, with the settings of its repository.
+    "distserve": System(
+        "DistServe: prefill and decode apart, whole prompts first come first served, decode instances pull KV",
+        pools={
+            "prefill": {"batching": "prefill-first", "max_num_batched_tokens": 8192, "max_num_seqs": 128},
+            "decode": {"batching": "decode-only", "max_num_seqs": 1024, "preemption": "swap", "swap_space": "16 GB"},
+        },
+        cluster={
+            "route": "least-loaded",
+            "kv_link": {"bandwidth": "600 Gbit/s", "latency": "5 us"},
+            "place": {"policy": "pull", "broadcast": "5 ms"},
         },
     ),
     # arXiv 2410.13461: for few requests at a time; its kernels take no more than 8 rows.
@@ -118,6 +134,22 @@ SYSTEMS: dict[str, System] = {
             "ratio": {"policy": "demand", "period": "1 s", "expand": 1.0, "shrink": 0.5, "confirmations": 3,
                       "cooldown": "10 s"},
         },
+    ),
+    # arXiv 2305.05920: whoever has been served least goes first, and KV of the others waits on the host.
+    "fastserve": System(
+        "FastServe: skip-join multi-level feedback queue, preemption at every iteration, KV swapped beside the steps",
+        pools={"hybrid": {"batching": "whole-prompts", "queue": "priority", "preemption": "swap",
+                          "swap_space": "200 GiB", "mlfq": {"quantum": "10 ms", "ratio": 2, "starvation": "3 s"}}},
+        cluster={"route": "least-loaded"},
+    ),
+    # arXiv 2508.01989: two kinds of instances, both of which prefill and decode.
+    "taichi": System(
+        "TaiChi: half of the instances with large chunks, half with small ones, decodes flowing between them",
+        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True}},
+        kinds=({"max_num_batched_tokens": 1024, "max_num_seqs": 256},
+               {"max_num_batched_tokens": 256, "max_num_seqs": 256}),
+        cluster={"route": "length-aware",
+                 "migrate": {"policy": "flow", "period": "50 ms", "at_once": 64, "at_first_token": True}},
     ),
     # arXiv 2503.09304, section b of the notes: four queues, and steps that stop inside a layer.
     "qllm": System(

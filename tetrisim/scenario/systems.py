@@ -73,6 +73,21 @@ def pools_for(system: System, cluster: Fragment, where: str) -> list[dict[str, A
     decode), so that every system is compared on equal GPUs. Without pools, `instances` and `tensor_parallel` say how
     many there are.
     """
+    return _of_kinds(system, _of_roles(system, cluster, where))
+
+
+def _of_kinds(system: System, pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each pool laid over the kind in its place; a pool that is alone is shared out between the kinds."""
+    kinds = system.kinds
+    if len(kinds) > 1 and len(pools) == 1:
+        total = pools[0].get("instances", 1)
+        if isinstance(total, int) and total >= len(kinds):
+            counts = [(total + place) // len(kinds) for place in range(len(kinds))]
+            pools = [{**pools[0], "instances": count} for count in counts]
+    return [merge(kind, pool) for kind, pool in zip(kinds, pools, strict=False)] + pools[len(kinds) :]
+
+
+def _of_roles(system: System, cluster: Fragment, where: str) -> list[dict[str, Any]]:
     roles = list(system.pools)
     shape = {key: cluster[key] for key in ("instances", "tensor_parallel") if key in cluster}
     written = cluster.get("pools")

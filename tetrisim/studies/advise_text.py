@@ -104,7 +104,7 @@ def _answer(found: Advice) -> str:
     base, seeds = found.base, len(found.base.probes)
     verb = {"yes": "meets", "no": "misses", "unsure": "may or may not meet"}[base.meets]
     share = base.share
-    interval = f", 95 % interval {share.low * 100:.2f} to {min(1.0, share.high) * 100:.2f}" if seeds > 1 else ""
+    interval = f", 95 % interval {max(0.0, share.low) * 100:.2f} to {min(1.0, share.high) * 100:.2f}" if seeds > 1 else ""
     which = "all limits" if found.criterion.together else "the limit that the most miss"
     return (
         f"{found.scenario.system} on {_machines(found)} {verb} its SLO, {_slo(found)}: {share.mean * 100:.2f} % of "

@@ -198,6 +198,8 @@ def nearest(found: Plan) -> dict[str, Any]:
 def _over(found: Plan, family: Family) -> float:
     """By how much a family that was not run misses: the ratio of what it needs to what there is."""
     limit, given = found.bounds[family], limits(found.task.base.slo)
+    if found.candidates and len(family.roles) * family.tensor_parallel > found.most_gpus:
+        return 1e9  # not even one instance of each role
     if limit.kind == "memory":
         return 1e6 + max((bar.weights + bar.activations + bar.runtime) / bar.usable for bar in limit.bars)
     if limit.ruled_out:

@@ -81,6 +81,7 @@ def _local(jobs: int, tasks: Sequence[Task]) -> Generator[Iterator[Outcome]]:
         return
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.backend import resource_tracker
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     def guarded(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
@@ -91,12 +92,13 @@ def _local(jobs: int, tasks: Sequence[Task]) -> Generator[Iterator[Outcome]]:
                                 "fewer processes, or more memory") from None  # fmt: skip
 
     parallel = Parallel(jobs, return_as="generator_unordered", pre_dispatch="3*n_jobs")
-    with _deaf():
-        outcomes: Any = parallel(delayed(_in_worker)(task, os.getpid()) for task in tasks)
+    resource_tracker.ensure_running()  # its start would unblock the signal
     try:
+        with _deaf():
+            outcomes: Any = parallel(delayed(_in_worker)(task, os.getpid()) for task in tasks)
         yield guarded(outcomes)
     except BaseException:
-        get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
         raise
 
 
