@@ -12,7 +12,9 @@ from tetrisim.scenario.control import RatioSpec
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
 
-SOME = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SOME = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 QUICK = {"policy": "demand", "period": "1 ms", "confirmations": 1, "cooldown": "3 ms", "expand": 0.02, "shrink": 0.01}
 
 

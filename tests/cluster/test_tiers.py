@@ -31,8 +31,9 @@ def run(request):
 
     def made(turns, tiers=(), hints=None, users=1, luck=0.5, pool=(), **cluster):
         session, read, typing, prompts, outputs = np.array(turns).T
-        trace = Trace("by hand", np.zeros(len(turns)), prompts, outputs,
-                      turns=Turns(session, read / 1e3, typing / 1e3, np.broadcast_to(np.reshape(luck, (-1, 1)), (len(turns), 3))))  # fmt: skip
+        draws = np.broadcast_to(np.reshape(luck, (-1, 1)), (len(turns), 3))
+        whose = Turns(session, read / 1e3, typing / 1e3, draws)
+        trace = Trace("by hand", np.zeros(len(turns)), prompts, outputs, turns=whose)
         slow = f"{KV_BYTES} kB/s"
         document = one("vllm-v1", async_scheduling=False, **dict(pool))
         document["cluster"] |= {"hints": hints, **cluster}
@@ -120,6 +121,31 @@ def test_another_instance_pulls_it_over_the_network(run):
     assert second_ttft(run([FIRST, SECOND], hints={}, **both)) == pytest.approx(14)
     # 2 + 16 ms to the other host, then 16 to its GPU, of which the last 14 are left to wait for
     assert second_ttft(run([FIRST, (0, 70, 20, 20, 1)], hints={}, **both)) == pytest.approx(14 + 14 / 12)
+
+
+def to_0_1_0_2(view, request, rng):
+    """A route policy: the first turns of two sessions to one instance, their second turns to two others."""
+    return (0, 1, 0, 2)[request.id]
+
+
+def test_two_who_pull_from_one_instance_share_its_port(run):
+    """2 + 16 ms over the network and 16 to the GPU; the second waits 18 ms for the sender's port."""
+    turns = [FIRST, (0, 200, 0, 20, 1), (1, 0, 0, 16, 2), (1, 200, 0, 20, 1)]
+    cluster = {"pool": {"instances": 3}, "route": f"{__name__}:to_0_1_0_2"}
+    result = run(turns, {"load": "apart"}, users=2, **cluster)
+    ttft = [
+        first - came for first, came in zip(in_ms(result, "first_token_s"), in_ms(result, "arrival_s"), strict=True)
+    ]
+    assert [ttft[1], ttft[3]] == pytest.approx([34 + 14, 18 + 34 + 14])
+
+
+def test_what_decodes_take_for_a_while_is_lost_to_who_waits(run):
+    """Ten blocks, four of them kept; another's context grows from 16 to 33 tokens, nine blocks, and goes."""
+    turns = [FIRST, (0, 0, 900, 20, 1), (1, 0, 100, 16, 18)]
+    tiers = {"keep_on_gpu": True, "host": "0 GB", "disk": "0 GB"}
+    for blocks, found in ((13, 16), (10, 0)):
+        result = run(turns, tiers, users=2, pool={"kv_blocks": blocks})
+        assert result.request_columns["cached_tokens"].tolist() == [0, found, 0]
 
 
 def test_whoever_comes_back_stays_where_it_was_under_sticky_routing(run):
@@ -220,15 +246,15 @@ def test_what_cannot_be_is_refused(change, where, expected):
 @pytest.mark.parametrize(
     ("workload", "where", "expected"),
     [
-        ({"trace": "chat-sessions"}, "workload.arrivals", "closed-loop"),
+        ({"arrivals": "trace", "concurrency": None}, "workload.arrivals", "closed-loop"),
         ({"trace": "mixed", "sessions": {}}, "workload.sessions", "chat-sessions"),
-        ({"trace": "chat-sessions", "arrivals": "closed-loop", "concurrency": 2, "think": "1 s"}, "workload.think", "0"),
-        ({"trace": "chat-sessions", "arrivals": "closed-loop", "concurrency": 2, "sessions": {"turns": 0.5}},
-         "workload.sessions.turns", "at least 1"),
+        ({"think": "1 s"}, "workload.think", "0"),
+        ({"sessions": {"turns": 0.5}}, "workload.sessions.turns", "at least 1"),
     ],
-)  # fmt: skip
+)
 def test_sessions_that_cannot_be_are_refused(workload, where, expected):
+    chats = {"trace": "chat-sessions", "arrivals": "closed-loop", "concurrency": 2, **workload}
     with pytest.raises(ScenarioError) as caught:
-        resolve({"model": "opt-125m", "workload": workload, "cluster": {"gpu": "l40s"}})
+        resolve({"model": "opt-125m", "workload": chats, "cluster": {"gpu": "l40s"}})
     assert caught.value.where == where
     assert expected in caught.value.expected

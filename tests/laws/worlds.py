@@ -100,6 +100,31 @@ def machines(draw: st.DrawFn, role: str) -> Document:
     }
 
 
+def _suit(draw: st.DrawFn, name: str, pool: Document) -> None:
+    """Change a drawn pool to what its system can do."""
+    preset = {**SYSTEMS[name].pools[pool["role"]], **pool}
+    if "kv_reservation" in preset:
+        pool["prefix_caching"] = False
+    if "fetch" in SYSTEMS[name].cluster:
+        pool["prefix_caching"] = True
+    if "migrate" in SYSTEMS[name].cluster:
+        pool["async_scheduling"] = False
+    if preset.get("mlfq"):
+        pool["async_scheduling"] = False
+        quantum, starved = draw(st.sampled_from(["1 ms", "10 ms"])), draw(st.sampled_from(["20 ms", "3 s"]))
+        pool["mlfq"] = {"quantum": quantum, "starvation": starved}
+    if preset.get("preempt"):
+        pool |= {"async_scheduling": False, "preemption": "recompute"}
+        granularity = draw(st.sampled_from(["request", "iteration", "layer", "stage", "expert"]))
+        pool["preempt"] = {"granularity": granularity, "switch": draw(st.sampled_from(["0 s", "100 us"]))}
+    if preset.get("batching") == "token-budget":
+        budget = draw(st.sampled_from([32, 64, 512]))
+        pool["max_num_batched_tokens"] = max(budget, pool["max_num_seqs"])
+        pool["long_prefill_tokens"] = draw(st.sampled_from([None, None, 16])) if pool["role"] == "hybrid" else None
+    if preset.get("batching") in ("prefill-first", "whole-prompts", "static"):
+        pool["max_num_batched_tokens"] = draw(st.sampled_from([96, 512]))
+
+
 @st.composite
 def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, horizon: bool = False) -> Document:
     """A scenario of `system` (any) with cluster `settings` on top; `horizon` may end it early."""
@@ -107,27 +132,7 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
     pools = [draw(machines(role)) for role in SYSTEMS[name].pools]
     for pool in pools:
         pool.update((settings or {}).get(pool["role"], {}))
-        preset = {**SYSTEMS[name].pools[pool["role"]], **pool}
-        if "kv_reservation" in preset:
-            pool["prefix_caching"] = False
-        if "fetch" in SYSTEMS[name].cluster:
-            pool["prefix_caching"] = True
-        if "migrate" in SYSTEMS[name].cluster:
-            pool["async_scheduling"] = False
-        if preset.get("mlfq"):
-            pool["async_scheduling"] = False
-            quantum, starved = draw(st.sampled_from(["1 ms", "10 ms"])), draw(st.sampled_from(["20 ms", "3 s"]))
-            pool["mlfq"] = {"quantum": quantum, "starvation": starved}
-        if preset.get("preempt"):
-            pool |= {"async_scheduling": False, "preemption": "recompute"}
-            granularity = draw(st.sampled_from(["request", "iteration", "layer", "stage", "expert"]))
-            pool["preempt"] = {"granularity": granularity, "switch": draw(st.sampled_from(["0 s", "100 us"]))}
-        if preset.get("batching") == "token-budget":
-            budget = draw(st.sampled_from([32, 64, 512]))
-            pool["max_num_batched_tokens"] = max(budget, pool["max_num_seqs"])
-            pool["long_prefill_tokens"] = draw(st.sampled_from([None, None, 16]))
-        if preset.get("batching") in ("prefill-first", "whole-prompts", "static"):
-            pool["max_num_batched_tokens"] = draw(st.sampled_from([96, 512]))
+        _suit(draw, name, pool)
     cluster: Document = {"gpu": draw(st.sampled_from(["l40s", "h100-sxm"])), "pools": pools}
     if SYSTEMS[name].pools.keys() != {"hybrid"}:
         cluster["predict"] = {"mode": draw(st.sampled_from(["free", "parallel", "sequential"])), "cost": 0.37}
@@ -151,6 +156,18 @@ def worlds(draw: st.DrawFn, system: str = "", settings: Document | None = None, 
     return document
 
 
+MORE: dict[str, Document] = {
+    "predict": {"granularity_tokens": 8},
+    "place": {"heavy_tokens": 20, "broadcast": "1 ms"},
+    "reject": {"ttft": "20 ms", "tpot": "3 ms"},
+    "fetch": {"bandwidth": "3 GB/s"},
+    "ratio": {"period": "1 ms", "confirmations": 1, "cooldown": "3 ms", "prefill_tokens": 20},
+    "migrate": {"period": "1 ms", "low_blocks": 20, "last_blocks": 1},
+    "flip": {"after": "5 ms", "cost": "1 ms"},
+}
+"""What is set beside a policy, so that it has something to decide in a little world."""
+
+
 def policy_settings() -> list[tuple[str, Document]]:
     """Every registered policy at every station that asks for its kind: a name for the test, and a system's settings.
 
@@ -166,7 +183,7 @@ def policy_settings() -> list[tuple[str, Document]]:
         "flip": [("tetriinfer", "cluster")],
         "migrate": [("llumnix", "cluster")],
         "ratio": [("arrow", "cluster")],
-        "reject": [("mooncake", "cluster"), ("vllm-v1", "cluster")],
+        "reject": [("mooncake", "cluster")],
         "fetch": [("mooncake", "cluster")],
     }
     cases: list[tuple[str, Document]] = []
@@ -174,22 +191,8 @@ def policy_settings() -> list[tuple[str, Document]]:
         for name in known:
             for system, place in homes[kind]:
                 value: Any = name
-                if kind in ("place", "predict", "flip", "migrate", "ratio", "reject", "fetch"):
-                    value = {"policy": name}
-                if kind == "predict":
-                    value["granularity_tokens"] = 8
-                if kind == "place":
-                    value |= {"heavy_tokens": 20, "broadcast": "1 ms"}
-                if kind == "reject":
-                    value |= {"ttft": "20 ms"} | ({"tpot": "3 ms"} if system == "mooncake" else {})
-                if kind == "fetch":
-                    value |= {"bandwidth": "3 GB/s"}
-                if kind == "ratio":
-                    value |= {"period": "1 ms", "confirmations": 1, "cooldown": "3 ms", "prefill_tokens": 20}
-                if kind == "migrate":
-                    value |= {"period": "1 ms", "low_blocks": 20, "last_blocks": 1}
-                if kind == "flip":
-                    value |= {"after": "5 ms", "cost": "1 ms"}
+                if kind in MORE:
+                    value = {"policy": name, **MORE[kind]}
                 cases.append((f"{system} {place} {kind}={name}", {"system": system, place: {kind: value}}))
     return cases
 

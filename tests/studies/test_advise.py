@@ -79,6 +79,13 @@ class TestPrefillBound:
         assert "over the requests that miss TTFT, 96 % is queueing and 4 % is own prefill" in said
         assert "; +1 decode instance; " in said.partition("No difference shown in p99 TTFT: ")[2].partition("\n")[0]
 
+    def test_what_binds_is_that_of_those_that_miss(self):
+        """Request k waits 6 ms x k: the 99 from the 101st on, counted from 0, are above 626 ms."""
+        found = advise(disaggregated(20, {"ttft": "626.5 ms"}), seeds=1)
+        assert found.base.shares == pytest.approx((81 / 180,))
+        assert found.parts["prefill_s"] == pytest.approx(99 * 0.026)
+        assert found.parts["queue_s"] == pytest.approx(sum(0.006 * number for number in range(101, 200)))
+
     def test_the_cheapest_is_named_with_its_price(self):
         found = self.found()
         answer = next(row for row in found.answers if "system" not in row.change.name)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from tetrisim.errors import TetrisimError
+from tetrisim.report.plan_plot import front
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.load import load, override, resolve
 from tetrisim.scenario.memory import kv_blocks, memory_bar
@@ -351,3 +352,12 @@ def test_processes_do_not_change_the_answer(base):
 def test_a_goal_is_one_positive_number(goal):
     with pytest.raises(ValueError, match="goal: expected"):
         Goal(**goal)
+
+
+def test_the_front_of_the_picture_is_what_nobody_beats_on_both_axes():
+    points = [(10, 5.0, True), (20, 4.0, True), (15, 3.0, True), (30, 1.0, True), (40, 9.0, False), (30, 0.5, True)]
+    rows = [{"tokens_per_s_per_user": user, "price": price, "meets": meets} for user, price, meets in points]
+    assert [(row["tokens_per_s_per_user"], row["price"]) for row in front(rows, "price", True)] == [
+        (10, 5.0), (20, 4.0), (30, 1.0),
+    ]  # fmt: skip
+    assert [(row["tokens_per_s_per_user"], row["price"]) for row in front(rows, "price", False)] == [(30, 0.5)]

@@ -38,6 +38,7 @@ def test_a_turn_goes_on_from_what_was_said(few, more, seed, turns, longest):
         assert np.array_equal(getattr(long.turns, name)[:few], getattr(short.turns, name))
     assert (short.prompt_tokens > said_before(short)).all() and (short.output_tokens >= 1).all()
     assert (short.prompt_tokens + short.output_tokens <= longest).all()
+    assert (short.prompt_tokens - said_before(short) <= 2048).all() and (short.output_tokens <= 2048).all()
     steps = np.diff(short.turns.session)
     assert short.turns.session[0] == 0 and ((steps == 0) | (steps == 1)).all()
     if turns == 1:

@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from tetrisim.cli.capacity import GoodputOption, PercentileOption, SeedsOption, WarmupOption
+from tetrisim.cli.capacity import SeedsOption
 from tetrisim.cli.common import (
     JsonOption,
     ScenarioArgument,
@@ -14,7 +14,7 @@ from tetrisim.cli.common import (
     read_scenario,
     sign_of_life,
 )
-from tetrisim.errors import TetrisimError
+from tetrisim.cli.criterion import GoodputOption, PercentileOption, WarmupOption, parse_criterion
 
 NO_CHANGE = 3
 """Exit code when neither a change nor a pair of them meets the SLO."""
@@ -38,17 +38,8 @@ def advise_command(
         # Imported here, or `tetrisim --help` would load numpy and the engine.
         from tetrisim.report.terminal import source_lines
         from tetrisim.studies.advise import advise
-        from tetrisim.studies.judge import Criterion
 
-        if percentile is not None and goodput is not None:
-            raise TetrisimError("--goodput", "is given beside --percentile", "one of the two")
-        percent = percentile if goodput is None else goodput
-        try:
-            criterion = Criterion(99.0 if percent is None else percent, goodput is not None, warmup)
-        except ValueError as error:
-            option, _, expected = str(error).partition(": expected ")
-            option = ("goodput" if goodput is not None else "percentile") if option == "percent" else option
-            raise TetrisimError(f"--{option}", "is out of range", expected) from None
+        criterion = parse_criterion(percentile, goodput, warmup)
         base = read_scenario(scenario, settings or [])
         with sign_of_life("reading the workload") as now:
             found = advise(base, criterion, seeds, os.cpu_count() or 1, now)

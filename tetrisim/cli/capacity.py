@@ -14,28 +14,11 @@ from tetrisim.cli.common import (
     read_scenario,
     sign_of_life,
 )
-from tetrisim.errors import TetrisimError
+from tetrisim.cli.criterion import GoodputOption, PercentileOption, WarmupOption, parse_criterion
 
 NO_RATE = 3
 """Exit code when even a very low rate misses the SLO."""
 
-PercentileOption = Annotated[
-    float | None,
-    typer.Option(
-        "--percentile",
-        metavar="P",
-        help="Sustained: TTFT, TPOT and E2EL at this percentile are each within their limit; 99 by default.",
-    ),
-]
-GoodputOption = Annotated[
-    float | None,
-    typer.Option(
-        "--goodput", metavar="P", help="Sustained: P % of requests are within all limits at once, as in 90, 95 or 99."
-    ),
-]
-WarmupOption = Annotated[
-    float, typer.Option("--warmup", metavar="SHARE", help="The first share of the requests is not judged.")
-]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Seeds that the interval is over.")]
 
 
@@ -56,17 +39,8 @@ def capacity_command(
         # Imported here, or `tetrisim --help` would load numpy and the engine.
         from tetrisim.report.terminal import source_lines
         from tetrisim.studies.capacity import capacity
-        from tetrisim.studies.judge import Criterion
 
-        if percentile is not None and goodput is not None:
-            raise TetrisimError("--goodput", "is given beside --percentile", "one of the two")
-        percent = percentile if goodput is None else goodput
-        try:
-            criterion = Criterion(99.0 if percent is None else percent, goodput is not None, warmup)
-        except ValueError as error:
-            option, _, expected = str(error).partition(": expected ")
-            option = ("goodput" if goodput is not None else "percentile") if option == "percent" else option
-            raise TetrisimError(f"--{option}", "is out of range", expected) from None
+        criterion = parse_criterion(percentile, goodput, warmup)
         base = read_scenario(scenario, settings or [])
         with sign_of_life("reading the workload") as now:
             found = capacity(base, criterion, seeds, os.cpu_count() or 1, now)

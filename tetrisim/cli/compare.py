@@ -48,7 +48,7 @@ MeasuredArgument = Annotated[
 ]
 SystemsOption = Annotated[
     str | None,
-    typer.Option("--systems", metavar="A,B,...", help="Systems by name, or 'all'; the first is the baseline of perf/$."),
+    typer.Option("--systems", metavar="A,B,...", help="Systems, or 'all'; the first is the baseline of perf/$."),
 ]
 SeedsOption = Annotated[
     int,

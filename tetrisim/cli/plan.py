@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tetrisim.cli.capacity import GoodputOption, PercentileOption, WarmupOption
 from tetrisim.cli.common import (
-    JsonOption,
     ScenarioArgument,
     SetOption,
     one_line_errors,
@@ -16,6 +14,7 @@ from tetrisim.cli.common import (
     read_scenario,
     sign_of_life,
 )
+from tetrisim.cli.criterion import GoodputOption, PercentileOption, WarmupOption, parse_criterion
 from tetrisim.errors import TetrisimError
 
 if TYPE_CHECKING:
@@ -29,10 +28,10 @@ NOTHING_FITS = 3
 
 OPTIONS = {
     "tensor_parallel": "--tp", "batched_tokens": "--tokens", "chunk_tokens": "--chunk", "seqs": "--seqs",
-    "most_gpus": "--most-gpus", "percent": "--percentile", "warmup": "--warmup", "rate_per_s": "--rate",
+    "most_gpus": "--most-gpus", "rate_per_s": "--rate",
     "gpus": "--gpus", "dollars_per_hour": "--budget", "answers": "--answers",
 }  # fmt: skip
-"""Fields of Goal, Space and Criterion, and the options they are given by."""
+"""Fields of Goal and Space, and the options they are given by."""
 
 RateOption = Annotated[
     float | None, typer.Option("--rate", metavar="R", help="Serve so many requests/s for the least money.")
@@ -58,6 +57,7 @@ MostOption = Annotated[
 ]
 AnswersOption = Annotated[int, typer.Option("--answers", min=1, help="Clusters to write out.")]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Seeds of the long runs.")]
+PlanJsonOption = Annotated[bool, typer.Option("--json", help="Print what plan.json holds.")]
 FolderOption = Annotated[
     Path | None, typer.Option("--out", help="A new folder for plan.json, pareto.png, and a scenario an answer.")
 ]
@@ -82,7 +82,7 @@ def plan_command(  # noqa: PLR0913  # each is an option of the command line
     seeds: SeedsOption = 5,
     settings: SetOption = None,
     out: FolderOption = None,
-    as_json: JsonOption = False,
+    as_json: PlanJsonOption = False,
 ) -> None:
     """Find the cheapest clusters that meet the SLO at a rate, or those that carry most for GPUs or money.
 
@@ -99,7 +99,7 @@ def plan_command(  # noqa: PLR0913  # each is an option of the command line
                 _words(gpu), _words(systems), _numbers("--tp", tp), _numbers("--tokens", tokens),
                 _numbers("--chunk", chunk), _numbers("--seqs", seqs), most_gpus,
             )  # fmt: skip
-            criterion = _criterion(percentile, goodput, warmup)
+            criterion = parse_criterion(percentile, goodput, warmup)
         except ValueError as error:
             name, _, expected = str(error).partition(": expected ")
             raise TetrisimError(OPTIONS.get(name, name), "is out of range", expected) from None
@@ -123,15 +123,6 @@ def _goal(rate: float | None, gpus: int | None, budget: float | None, answers: i
         return Goal(rate, gpus, budget, answers)
     except ValueError:
         raise TetrisimError(given[0], "is out of range", "a number of more than 0") from None
-
-
-def _criterion(percentile: float | None, goodput: float | None, warmup: float) -> "Criterion":
-    from tetrisim.studies.judge import Criterion
-
-    if percentile is not None and goodput is not None:
-        raise TetrisimError("--goodput", "is given beside --percentile", "one of the two")
-    percent = percentile if goodput is None else goodput
-    return Criterion(99.0 if percent is None else percent, goodput is not None, warmup)
 
 
 def _found(base: "Scenario", goal: "Goal", space: "Space", criterion: "Criterion", seeds: int) -> "Plan":

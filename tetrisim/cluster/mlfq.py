@@ -6,6 +6,7 @@ decodes, who is parked or swapped out, and who waits for its prefill. Memory is 
 run: their KV goes to the host. Whoever has not run for `starvation_s` is at level 0 again. (arXiv 2305.05920)
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, log
@@ -24,6 +25,11 @@ from tetrisim.policies.batching import Batching
 from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.cluster import PoolSpec
 from tetrisim.scenario.preempt import MlfqSpec
+from tetrisim.units import TICKS_PER_S
+
+
+LONGEST_S = 10**9
+"""No request is served for longer, in seconds."""
 
 
 class Levels:
@@ -31,6 +37,10 @@ class Levels:
 
     def __init__(self, spec: MlfqSpec) -> None:
         self._quantum, self._ratio = ticks(spec.quantum_s), spec.ratio
+        self._ends = [self._quantum]
+        """Ticks of all quanta up to each level's, as far as anybody lives."""
+        while self._ends[-1] < LONGEST_S * TICKS_PER_S:
+            self._ends.append(self._ends[-1] + round(self._quantum * self._ratio ** len(self._ends)))
 
     def entry(self, prefill_ticks: int) -> int:
         """The first level whose quantum covers a prefill (skip-join)."""
@@ -39,14 +49,9 @@ class Levels:
 
     def at(self, entry: int, served: int) -> tuple[int, int]:
         """The level, and the served ticks at which it ends."""
-        level, end = entry, self._ends(entry)
-        while served >= end:
-            level += 1
-            end += self._ends(level)
-        return level, end
-
-    def _ends(self, level: int) -> int:
-        return round(self._quantum * self._ratio**level)
+        before = self._ends[entry - 1] if entry else 0
+        level = bisect_right(self._ends, before + served)
+        return level, self._ends[level] - before
 
 
 @dataclass(slots=True)
@@ -78,6 +83,7 @@ class MlfqEngine(ParkingEngine):
         self.now = 0
         self.work = 0
         """Ticks of all steps so far."""
+        self._ranks: dict[Request, tuple[int, int]] = {}
         self.prefill_ticks: Callable[[int], int] = lambda tokens: 0
 
     def push(self, request: Request) -> bool:
@@ -114,16 +120,20 @@ class MlfqEngine(ParkingEngine):
         self.joined, self.preempted, self.interrupted = [], [], []
         self.grown = False
         self._promote()
+        self._ranks = {request: (self.level(request)[0], request.id) for request in self.jobs}
         chosen = self._choose()
         for request in self.decoding():
             if request not in chosen:
                 self._park(request)
         pieces: list[Piece] = []
+        promised = 0  # blocks of the next tokens of those before
         for request in tuple(chosen):
             if request not in chosen:
                 continue  # a victim of one before
-            if self._make_way(request, chosen):
+            if self._make_way(request, chosen, promised):
+                free = self.kv.free - self._need(request)
                 self._bring(request, pieces)
+                promised += self.kv.free - free if request.finish_step != NEVER else 0
             else:
                 del chosen[request]
                 if request.finish_step != NEVER:
@@ -146,15 +156,15 @@ class MlfqEngine(ParkingEngine):
         A longer prompt than a step has (after a preemption it may be) is the only one of its step.
         """
         chosen: dict[Request, None] = {}
-        ranked = {request: (self.level(request)[0], request.id) for request in self.jobs}
         tokens = prompts = 0
         waiting = set(self.waiting.ordered)
-        for request in sorted(ranked, key=ranked.__getitem__):
+        for request in sorted(self._ranks, key=self._ranks.__getitem__):
             if len(chosen) == self.most:
                 break
             prompt = request in waiting
             need = request.target if prompt else 1
-            if not prompt or not prompts or self.batching.prefill_tokens(need, tokens) == need:
+            long = not prompts and self.batching.prefill_tokens(need, 0) < need
+            if not prompt or long or self.batching.prefill_tokens(need, tokens) == need:
                 chosen[request] = None
                 prompts += prompt
                 tokens += need
@@ -173,24 +183,19 @@ class MlfqEngine(ParkingEngine):
             return kv.blocks(request.computed + 1 if swapped else request.target) + reserve
         return kv.blocks(context + 1) - kv.blocks(context)
 
-    def _make_way(self, request: Request, chosen: dict[Request, None]) -> bool:
+    def _make_way(self, request: Request, chosen: dict[Request, None], promised: int) -> bool:
         """Free blocks for one more of the chosen: from the last who do not run, then from the last who would."""
-        while self._need(request) + self._owed(request) > self.kv.free:
-            others = [other for other in self.running if other not in chosen and other is not request]
-            later = [other for other in self.decoding() if other in chosen and self._after(other, request)]
-            if not (others or later):
+        ranks = self._ranks
+        while self._need(request) + promised > self.kv.free:
+            victims = [other for other in self.running if other not in chosen and other is not request]
+            if not victims:
+                victims = [other for other in self.decoding() if ranks[other] > ranks[request]]
+            if not victims:
                 return False
-            victim = max(others or later, key=lambda other: (self.level(other)[0], other.id))
+            victim = max(victims, key=ranks.__getitem__)
             chosen.pop(victim, None)
             self._preempt(victim)
         return True
-
-    def _owed(self, request: Request) -> int:
-        """Blocks of the next tokens of those in the batch that come before."""
-        return sum(self._need(other) for other in self.decoding() if self._after(request, other))
-
-    def _after(self, request: Request, other: Request) -> bool:
-        return (self.level(request)[0], request.id) > (self.level(other)[0], other.id)
 
     def _bring(self, request: Request, pieces: list[Piece]) -> None:
         if request in self.parked:

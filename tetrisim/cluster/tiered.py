@@ -13,7 +13,11 @@ from tetrisim.cluster.tiers import Node
 
 
 class TieredKV(KVCache):
-    """Blocks by number alone; free ones may hold what a turn left (see tiers.py), until somebody needs them."""
+    """Blocks by number alone; free ones may hold what a turn left (see tiers.py), until somebody needs them.
+
+    What decodes have taken of those is made up for when blocks are next given or taken back, or KV moves: moments that
+    windows and single steps have in common.
+    """
 
     __slots__ = ("node",)
 
@@ -40,7 +44,7 @@ class TieredKV(KVCache):
 
     def release(self, request: Request, tokens: int) -> None:
         """As above; a turn that has ended leaves its full blocks."""
-        self.node.squeeze(self.free)  # there is less now than before and after
+        self.node.squeeze(self.free)  # as few as there were since the last look
         super().release(request, tokens)
         if request.generated == request.output:
             full = tokens - tokens % self.block_tokens
@@ -50,7 +54,6 @@ class TieredKV(KVCache):
     def check(self) -> None:
         """Also what is kept in free blocks."""
         super().check()
-        self.node.squeeze(self.free)
         self.node.check()
 
 

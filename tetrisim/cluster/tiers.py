@@ -160,8 +160,7 @@ class Node:
         if spec.keep_on_gpu:
             self.idle[kept] = None
             kept.gpu, kept.layers, kept.loaded = self, store.layers, store.layers
-            self.used += kept.blocks * store.layers
-            self.squeeze(self.instance.engine.kv.free)
+            self.used += kept.blocks * store.layers  # the turn held as much
 
     def squeeze(self, free_blocks: int) -> None:
         """Give back what exceeds the free blocks: the idle first, their last layers first; then who was called last."""
@@ -174,9 +173,7 @@ class Node:
             else:
                 kept.layers -= less
                 self.used -= less * kept.blocks
-                if kept.layers <= kept.loaded:
-                    kept.loaded = kept.layers
-                    self._stop_raise(kept)
+                kept.loaded = min(kept.loaded, kept.layers)
 
     def drop(self, kept: Kept) -> None:
         """Nothing of it stays in this GPU."""
@@ -184,15 +181,16 @@ class Node:
         self.called.pop(kept, None)
         self.used -= kept.layers * kept.blocks
         kept.gpu, kept.layers, kept.loaded = None, 0, 0
-        self._stop_raise(kept)
+        if kept.moving is not None and kept.stage == RAISE:
+            self._stop(kept)
+            self._ready_soon(kept)
         if kept.home is None:
             self.store.kept.pop(kept.session, None)
 
     def check(self) -> None:
         """Raise AssertionError unless the books are right."""
-        store, free = self.store, self.instance.engine.kv.free
+        store = self.store
         assert self.used == sum(kept.blocks * kept.layers for kept in (*self.idle, *self.called))
-        assert self.used <= free * store.layers, f"{self.used} kept in {free} free blocks"
         for kept in (*self.idle, *self.called):
             assert kept.gpu is self and 0 <= kept.loaded <= kept.layers <= store.layers and kept.layers > 0
         for tier, shelf in ((HOST, self.host), (DISK, self.disk)):
@@ -298,11 +296,6 @@ class Node:
         if moving is not None:
             moving.cancel()
 
-    def _stop_raise(self, kept: Kept) -> None:
-        if kept.moving is not None and kept.stage == RAISE:
-            self._stop(kept)
-            self._ready_soon(kept)
-
     def _ready(self, kept: Kept, now: int) -> None:
         ready, kept.on_ready = kept.on_ready, None
         if ready is not None:
@@ -337,12 +330,12 @@ class TierStore:
     @property
     def summary(self) -> str:
         """One line on what is modelled."""
-        spec, host = self.spec, self.nodes[0].up.bytes_per_s
-        return (
-            f"modelled: session KV at each instance in free GPU blocks, {spec.host_bytes / 1e9:g} GB of host memory "
-            f"and {spec.disk_bytes / 1e9:g} GB of disk, over links of {host / 1e9:g} (host), "
-            f"{spec.network_bytes_per_s / 1e9:g} (network) and {spec.disk_read_bytes_per_s / 1e9:g} GB/s (disk)"
-        )
+        spec, links = self.spec, [f"host {self.nodes[0].up.bytes_per_s / 1e9:g}"]
+        if spec.disk_bytes:
+            links.append(f"disk {spec.disk_read_bytes_per_s / 1e9:g}")
+        if spec.remote:
+            links.append(f"network {spec.network_bytes_per_s / 1e9:g}")
+        return f"modelled: session KV in GPU, host and disk, over links of {', '.join(links)} GB/s"
 
     def call(self, number: int, turn: Turn, now: int) -> None:
         """A turn is expected at the instance of this number."""

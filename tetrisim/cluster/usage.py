@@ -28,6 +28,7 @@ class Usage:
     """A MemberView of an instance."""
 
     __slots__ = (
+        "_early",
         "_foresight",
         "_instance",
         "_step",
@@ -54,6 +55,10 @@ class Usage:
         done = instance.steps_done(now)
         self._step = engine.batch.step_no + done
         self.free_blocks = engine.kv.free - (engine.batch.growth(done) if done else 0)
+        # A prompt that runs on through its last chunk has taken in early those who share that (see chunks.py).
+        self._early = [each for each in engine.running if each.prefill_start >= now] if engine.role == "prefill" else ()
+        for request in self._early:
+            self.free_blocks += engine.kv.blocks(request.target)
         self.capacity_blocks = engine.kv.capacity
         self.requests = instance.assigned
 
@@ -65,7 +70,7 @@ class Usage:
     @property
     def chunk_tokens(self) -> int:
         """See MemberView."""
-        return self._instance.engine.batching.prefill_tokens(1 << 60, 0)
+        return self._instance.engine.batching.prefill_tokens(1 << 60, 0) or 1 << 60
 
     @property
     def decoding(self) -> int:
@@ -76,6 +81,8 @@ class Usage:
         """See MemberView."""
         kv, engine = self._instance.engine.kv, self._instance.engine
         wanted = sum(kv.blocks(request.target) for request in self._waiting())
+        if engine.role == "prefill":  # a prompt has all of its blocks from the beginning
+            return wanted
         return wanted + sum(kv.blocks(each.target) - kv.blocks(each.computed) for each in engine.partials)
 
     def first_waiting_blocks(self) -> int:
@@ -87,7 +94,7 @@ class Usage:
         """See MemberView."""
         engine = self._instance.engine
         if engine.role == "prefill":  # how far a prompt is that runs on through several chunks shows at its end only
-            begun = sum(each.target for each in engine.running)
+            begun = sum(each.target for each in engine.running if each not in self._early)
         else:
             begun = sum(each.target - each.computed for each in engine.partials)
         return sum(request.target for request in self._waiting()) + begun
@@ -116,6 +123,7 @@ class Usage:
 
     def _waiting(self) -> Iterator[Request]:
         waiting = self._instance.engine.waiting
+        yield from self._early
         yield from waiting.ordered
         yield from waiting.raw
         yield from self._instance.late

@@ -66,12 +66,14 @@ def _panel(axis: Axes, rows: Rows, key: str, more_is_better: bool) -> None:
     axis.plot(
         [row["tokens_per_s_per_user"] for row in best], [row[key] for row in best], color="0.4", linewidth=1.2, zorder=1
     )
-    axis.margins(x=0.12, y=0.14)
-    axis.set_ylim(bottom=0)
-    for row in best[:: max(1, -(-len(best) // NAMED))]:
-        text = f"{row['name'].split(' ')[0]} x {row['gpu']} tp{row['tensor_parallel']}"
+    axis.margins(x=0.12)
+    axis.set_ylim(0, 1.12 * max((row[key] for row in rows), default=1.0))
+    names = {f"{row['name'].split(' ')[0]} x {row['gpu']} tp{row['tensor_parallel']}": row for row in best}
+    low, high = axis.get_xlim()
+    for text, row in list(names.items())[:: max(1, -(-len(names) // NAMED))]:
         at = (row["tokens_per_s_per_user"], row[key])
-        axis.annotate(text, at, (6, 6), textcoords="offset points", fontsize=8.5, path_effects=HALO)
+        side, shift = ("left", 6) if at[0] < low + 0.75 * (high - low) else ("right", -6)
+        axis.annotate(text, at, (shift, 6), textcoords="offset points", ha=side, fontsize=8.5, path_effects=HALO)
 
 
 def _legend(figure: Figure, rows: Rows) -> None:

@@ -95,6 +95,8 @@ class PoolSpec:
             raise ValueError("kv_reservation: expected in a hybrid pool without prefix_caching")
         if self.async_scheduling and self.role != "hybrid":
             raise ValueError(f"async_scheduling: expected in a hybrid pool, not in a {self.role} pool")
+        if self.long_prefill_tokens is not None and self.role != "hybrid":
+            raise ValueError(f"long_prefill_tokens: expected in a hybrid pool, not in a {self.role} pool")
         if self.preempt is not None:
             self._check_preempt()
         if self.mlfq is not None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tetrisim.errors import ScenarioError, unknown_name
+from tetrisim.scenario.cluster import ClusterSpec
 
 _GIB = 2**30
 
@@ -40,6 +41,14 @@ GPUS: dict[str, GpuSpec] = {
     )
 }
 """One-way bytes a second per GPU. L40S and RTX cards have no NVLink: their peers talk over PCIe."""
+
+
+def dollars_per_hour(cluster: ClusterSpec) -> float:
+    """List price of a cluster's GPUs."""
+    return sum(
+        pool.instances * pool.tensor_parallel * load_gpu(pool.gpu or cluster.gpu).price_per_hour
+        for pool in cluster.pools
+    )
 
 
 def load_gpu(name: str, where: str = "cluster.gpu") -> GpuSpec:

@@ -142,6 +142,21 @@ SYSTEMS: dict[str, System] = {
                           "swap_space": "200 GiB", "mlfq": {"quantum": "10 ms", "ratio": 2, "starvation": "3 s"}}},
         cluster={"route": "least-loaded"},
     ),
+    # arXiv 2311.18677, with the link and the thresholds of splitwise-sim; its GPUs differ where the pools say so.
+    "splitwise": System(
+        "Splitwise: prompt and token pools, KV sent layer by layer, instances lent to the pool that is short",
+        pools={
+            "prefill": {"batching": "token-budget", "max_num_batched_tokens": 2048, "max_num_seqs": None},
+            "decode": {"batching": "decode-only", "max_num_seqs": 256},
+        },
+        cluster={
+            "route": "least-loaded",
+            "kv_link": {"bandwidth": "200 GB/s", "latency": "5 us", "granularity": "layer"},
+            "place": {"policy": "least-kv", "broadcast": "10 ms"},
+            "flip": {"policy": "never", "cost": "0 s"},
+            "ratio": {"policy": "pending", "period": "100 ms", "confirmations": 1, "cooldown": "1 s"},
+        },
+    ),
     # arXiv 2508.01989: two kinds of instances, both of which prefill and decode.
     "taichi": System(
         "TaiChi: half of the instances with large chunks, half with small ones, decodes flowing between them",

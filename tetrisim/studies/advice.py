@@ -6,9 +6,10 @@ from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
+from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.slo import SloSpec
-from tetrisim.studies.changes import Change, Refused, dollars_per_hour
+from tetrisim.studies.changes import Change, Refused
 from tetrisim.studies.judge import Criterion, Probe, limits
 from tetrisim.studies.seeds import Estimate, estimate
 
@@ -143,7 +144,7 @@ class Advice:
             "parts_s": dict(self.parts),
             "behind_in_seeds": sum(run.behind for run in self.base.probes),
             "busy": _busy(self.base.probes),
-            "dollars_per_hour": dollars_per_hour(self.scenario),
+            "dollars_per_hour": dollars_per_hour(self.scenario.cluster),
             "base": self._plain(self.base),
             "changes": [self._plain(row) for row in self.rows],
             "pairs": [self._plain(row) for row in self.pairs],

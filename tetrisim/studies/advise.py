@@ -11,11 +11,12 @@ import numpy as np
 from tetrisim.errors import ScenarioError, TetrisimError
 from tetrisim.metrics.breakdown import PARTS, TO_FIRST_TOKEN, breakdown
 from tetrisim.metrics.definitions import completed
+from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import Columns, simulate
 from tetrisim.studies.advice import Advice, Row, price, score, worst
-from tetrisim.studies.changes import Change, Refused, apply, dollars_per_hour, improvements, savings, unavailable
+from tetrisim.studies.changes import Change, Refused, apply, improvements, savings, unavailable
 from tetrisim.studies.judge import Criterion, Probe, limits, probe
 from tetrisim.studies.workers import Map, workers
 from tetrisim.workload.trace import Trace, build
@@ -224,7 +225,7 @@ def _extra(changed: Scenario, scenario: Scenario) -> float:
     new, old = changed.cluster.kv_link, scenario.cluster.kv_link
     if new and old and new.bandwidth_bytes_per_s > old.bandwidth_bytes_per_s:
         return inf
-    return round(dollars_per_hour(changed) - dollars_per_hour(scenario), 6) + 0.0  # no -0.0
+    return round(dollars_per_hour(changed.cluster) - dollars_per_hour(scenario.cluster), 6) + 0.0  # no -0.0
 
 
 def _same(one: Trace, other: Trace) -> bool:

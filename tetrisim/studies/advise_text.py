@@ -1,13 +1,12 @@
 """Advice in sentences around a table: whether the SLO is met, what binds, what each change does, and the cheapest."""
 
-from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
 from tetrisim.metrics.breakdown import PARTS
+from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.studies.advice import Advice, Row
-from tetrisim.studies.capacity_text import percent, seconds
-from tetrisim.studies.changes import dollars_per_hour
+from tetrisim.studies.capacity_text import machines, percent, seconds, slo_text
 from tetrisim.studies.judge import limits
 from tetrisim.studies.seeds import Estimate, estimate
 
@@ -39,7 +38,7 @@ def table(found: Advice) -> list[str]:
 
 
 def _row_as_it_is(found: Advice) -> tuple[str, ...]:
-    base, price = found.base, dollars_per_hour(found.scenario)
+    base, price = found.base, dollars_per_hour(found.scenario.cluster)
     latency = "endless" if inf in base.latencies_s else _plus_minus(estimate(base.latencies_s), 1e3)
     return (base.change.name, latency, _plus_minus(base.share, 100), _meets(found, base), f"{price:.2f}", "")
 
@@ -84,31 +83,17 @@ def _three(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def _slo(found: Advice) -> str:
-    level, given = f"{found.criterion.percent:g}", limits(found.scenario.slo)
-    if found.criterion.together:
-        return f"{level} % of requests within " + " and ".join(f"{k} <= {seconds(v)}" for k, v in given.items())
-    return " and ".join(f"p{level} {name} <= {seconds(limit)}" for name, limit in given.items())
-
-
-def _machines(found: Advice) -> str:
-    cluster, gpus, roles = found.scenario.cluster, Counter[str](), Counter[str]()
-    for pool in cluster.pools:
-        gpus[pool.gpu or cluster.gpu] += pool.instances * pool.tensor_parallel
-        roles[pool.role] += pool.instances
-    shared = "" if len(roles) == 1 else f" ({' + '.join(f'{count} {role}' for role, count in roles.items())})"
-    return " + ".join(f"{count} {gpu}" for gpu, count in gpus.items()) + shared
-
-
 def _answer(found: Advice) -> str:
     base, seeds = found.base, len(found.base.probes)
     verb = {"yes": "meets", "no": "misses", "unsure": "may or may not meet"}[base.meets]
     share = base.share
-    interval = f", 95 % interval {max(0.0, share.low) * 100:.2f} to {min(1.0, share.high) * 100:.2f}" if seeds > 1 else ""
+    low, high = max(0.0, share.low) * 100, min(1.0, share.high) * 100
+    interval = f", 95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
     which = "all limits" if found.criterion.together else "the limit that the most miss"
     return (
-        f"{found.scenario.system} on {_machines(found)} {verb} its SLO, {_slo(found)}: {share.mean * 100:.2f} % of "
-        f"requests are within {which}{interval}; met in {base.seeds_met} of {seeds} seed{'s' * (seeds > 1)}."
+        f"{found.scenario.system} on {machines(found.scenario)} {verb} its SLO, "
+        f"{slo_text(found.scenario, found.criterion)}: {share.mean * 100:.2f} % of requests are within "
+        f"{which}{interval}; met in {base.seeds_met} of {seeds} seed{'s' * (seeds > 1)}."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tetrisim.errors import ScenarioError
-from tetrisim.scenario.gpu import load_gpu
+from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.studies.judge import Criterion, Probe, limits, probe
@@ -100,11 +100,7 @@ class Capacity:
     @property
     def dollars_per_hour(self) -> float:
         """List price of the cluster."""
-        cluster = self.scenario.cluster
-        return sum(
-            pool.instances * pool.tensor_parallel * load_gpu(pool.gpu or cluster.gpu).price_per_hour
-            for pool in cluster.pools
-        )
+        return dollars_per_hour(self.scenario.cluster)
 
     def summary(self) -> dict[str, Any]:
         """Plain values that JSON can hold; rates in requests per second, times in ms; null: not served, or no rate."""

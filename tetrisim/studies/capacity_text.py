@@ -3,8 +3,9 @@
 from collections import Counter
 from math import inf
 
+from tetrisim.scenario.scenario import Scenario
 from tetrisim.studies.capacity import TOLERANCE, Capacity
-from tetrisim.studies.judge import Probe, limits
+from tetrisim.studies.judge import Criterion, Probe, limits
 from tetrisim.studies.seeds import Estimate
 
 ENOUGH_STAYS = 8
@@ -37,8 +38,9 @@ def seconds(value: float, digits: int = 3) -> str:
     return f"{value * 1e3:.{digits}g} ms" if value < 1 else f"{value:.{digits}g} s"
 
 
-def _machines(found: Capacity) -> str:
-    cluster = found.scenario.cluster
+def machines(scenario: Scenario) -> str:
+    """GPUs by name, and instances by role where there are several."""
+    cluster = scenario.cluster
     gpus, roles = Counter[str](), Counter[str]()
     for pool in cluster.pools:
         gpus[pool.gpu or cluster.gpu] += pool.instances * pool.tensor_parallel
@@ -47,12 +49,13 @@ def _machines(found: Capacity) -> str:
     return " + ".join(f"{count} {gpu}" for gpu, count in gpus.items()) + shared
 
 
-def _slo(found: Capacity) -> str:
-    given = limits(found.scenario.slo)
+def slo_text(scenario: Scenario, criterion: Criterion) -> str:
+    """What has to hold."""
+    given = limits(scenario.slo)
     if not given:
         return "no limit on latency"
-    level = f"{found.criterion.percent:g}"
-    if found.criterion.together:
+    level = f"{criterion.percent:g}"
+    if criterion.together:
         return f"{level} % of requests within " + " and ".join(f"{k} <= {seconds(v)}" for k, v in given.items())
     return " and ".join(f"p{level} {name} <= {seconds(limit)}" for name, limit in given.items())
 
@@ -64,8 +67,8 @@ def _between(rate: Estimate) -> str:
 def _answer(found: Capacity, rate: Estimate) -> str:
     what = f"95 % interval {_between(rate)}, {rate.seeds} seeds" if rate.seeds > 1 else "one seed, so no interval"
     return (
-        f"{found.scenario.system} on {_machines(found)} sustains {number(rate.mean)} requests/s ({what} of "
-        f"{found.requests} requests) with {_slo(found)}."
+        f"{found.scenario.system} on {machines(found.scenario)} sustains {number(rate.mean)} requests/s ({what} of "
+        f"{found.requests} requests) with {slo_text(found.scenario, found.criterion)}."
     )
 
 
@@ -145,8 +148,9 @@ def _no_rate(found: Capacity) -> str:
     if run.served < 1:
         said += f"; {(1 - run.served) * 100:.2f} % of the requests can never be served"
     return (
-        f"{found.scenario.system} on {_machines(found)} sustains no rate with {_slo(found)}. {name} binds; the nearest "
-        f"miss: even at {number(run.rate_per_s)} requests/s, where a request is almost alone, {said}."
+        f"{found.scenario.system} on {machines(found.scenario)} sustains no rate with "
+        f"{slo_text(found.scenario, found.criterion)}. {name} binds; the nearest miss: "
+        f"even at {number(run.rate_per_s)} requests/s, where a request is almost alone, {said}."
     )
 
 

@@ -55,15 +55,6 @@ def apply(scenario: Scenario, change: Change) -> Scenario:
     return changed
 
 
-def dollars_per_hour(scenario: Scenario) -> float:
-    """List price of a scenario's GPUs."""
-    cluster = scenario.cluster
-    return sum(
-        pool.instances * pool.tensor_parallel * load_gpu(pool.gpu or cluster.gpu).price_per_hour
-        for pool in cluster.pools
-    )
-
-
 def improvements(scenario: Scenario) -> list[Change]:
     """Single changes that may make it faster."""
     keys = _Keys(scenario)

@@ -40,9 +40,9 @@ def session_lengths(spec: SessionSpec, n: int, rng: np.random.Generator) -> tupl
     What is drawn for a turn depends on its number alone, so more turns begin with the same ones.
     """
     draws = rng.standard_normal((n, 3))
-    most = spec.longest_tokens
-    said = _tokens(spec.prompt_tokens, spec.prompt_sigma, draws[:, 0], most - 1).tolist()
-    answers = _tokens(spec.output_tokens, spec.output_sigma, draws[:, 1], most).tolist()
+    most, turn = spec.longest_tokens, spec.longest_turn_tokens
+    said = _tokens(spec.prompt_tokens, spec.prompt_sigma, draws[:, 0], min(turn, most - 1)).tolist()
+    answers = _tokens(spec.output_tokens, spec.output_sigma, draws[:, 1], min(turn, most)).tolist()
     ends = (draws[:, 2] < _normal_quantile(1 / spec.turns)).tolist()
     rows: list[tuple[int, int, int]] = []
     number = context = 0

@@ -17,6 +17,7 @@ SYSTEMS = {
 }  # fmt: skip
 """System -> its name in the picture, and its place among the colours."""
 OTHERS = ("reactive-pull", "symphony-oracle")
+BESIDE = ("reactive-pull", "sticky-offload", "vllm-v0")
 POOL = "cluster.pools.0"
 USERS, FEW = (80, 160, 240), 3
 """Below the scenario's number of users; so many seeds are enough for a line."""
@@ -31,6 +32,8 @@ EIGHT = {f"{POOL}.instances": 8, "workload.concurrency": 256}
 WARM_S, TAIL_S = 110.0, 10.0
 """Of the run, judged are turns that come after the first sessions are over and in time to end."""
 SYMPHONY = {"system": "symphony"}
+NAMES = {"vllm-v0": "recompute", "symphony": "SYMPHONY", "sticky-offload": "sticky offload",
+         "reactive-pull": "reactive pull", "all hints": "SYMPHONY"}  # fmt: skip
 HINTS = {
     "all hints": {}, "10 % missed": {"cluster.hints.missed": 0.1}, "60 % false": {"cluster.hints.spurious": 0.6},
     "whole loads": {"cluster.tiers.load": "whole"},
@@ -50,12 +53,9 @@ def figure(scenario: Scenario) -> Findings:
         for name in SYSTEMS
     }
     large = run_variants(scenario, {name: {**SYMPHONY, **LARGE, **own} for name, own in HINTS.items()}, measure)
-    large |= run_variants(scenario, {name: {"system": name, **LARGE} for name in ("vllm-v0", "reactive-pull")}, measure)
-    three = ("sticky-offload", "symphony", "reactive-pull")
+    large |= run_variants(scenario, {name: {"system": name, **LARGE} for name in (*BESIDE, "symphony-10g")}, measure)
+    three = ("symphony", "reactive-pull", "sticky-offload")
     eight = run_variants(scenario, {name: {"system": name, **EIGHT} for name in three}, measure, seeds=FEW)
-    slow = run_variants(
-        scenario, {name: {"system": name, **LARGE} for name in ("sticky-offload", "symphony-10g")}, measure, seeds=FEW
-    )
     ours, hinted = runs["symphony"], large["all hints"]
     metrics: dict[str, Estimate | float] = {
         "mean E2EL, recompute over SYMPHONY": estimate(runs["vllm-v0"]["e2el"] / ours["e2el"]),
@@ -66,12 +66,13 @@ def figure(scenario: Scenario) -> Findings:
         "mean E2EL, SYMPHONY over an oracle": estimate(ours["e2el"] / runs["symphony-oracle"]["e2el"]),
         "users at recompute's E2EL, ratio": users_ratio(scenario, runs, lines),
         "13B, mean E2EL, recompute over SYMPHONY": estimate(large["vllm-v0"]["e2el"] / hinted["e2el"]),
-        "13B, mean TTFT, reactive pull over SYMPHONY": estimate(large["reactive-pull"]["ttft"] / hinted["ttft"]),
+        "13B, median TTFT, reactive pull over SYMPHONY": estimate(large["reactive-pull"]["ttft"] / hinted["ttft"]),
+        "13B, mean E2EL, reactive pull over SYMPHONY": estimate(large["reactive-pull"]["e2el"] / hinted["e2el"]),
         "13B, 10 % missed hints, TPOT (%)": change(large["10 % missed"]["tpot"], hinted["tpot"]),
         "13B, 60 % false hints, throughput (%)": change(large["60 % false"]["rate"], hinted["rate"]),
         "13B, no layer-wise loads, throughput (%)": change(large["whole loads"]["rate"], hinted["rate"]),
         "13B at 10 Gbit/s, mean E2EL, sticky offload over SYMPHONY": estimate(
-            slow["sticky-offload"]["e2el"] / slow["symphony-10g"]["e2el"]
+            large["sticky-offload"]["e2el"] / large["symphony-10g"]["e2el"]
         ),
         "8 GPUs, max over median load, SYMPHONY": estimate(eight["symphony"]["load"]),
         "8 GPUs, max over median load, sticky offload": estimate(eight["sticky-offload"]["load"]),
@@ -89,7 +90,7 @@ def measure(result):
     some = {name: column[judged] for name, column in rows.items()}
     finished = rows["finish_s"]
     return {
-        "e2el": define.e2el(some).mean(), "ttft": define.ttft(some).mean(), "tpot": define.tpot(some).mean(),
+        "e2el": define.e2el(some).mean(), "ttft": np.median(define.ttft(some)), "tpot": define.tpot(some).mean(),
         "rate": float(((finished >= WARM_S) & (finished < end)).sum()) / (end - WARM_S), "load": uneven(result),
     }  # fmt: skip
 
@@ -132,15 +133,15 @@ def users_ratio(scenario, runs, lines):
 def draw(canvas, scenario, runs, lines, large, eight):
     left, middle, right = canvas.subplots(1, 3, width_ratios=(1.5, 1, 1))
     users = [*USERS, scenario.workload.concurrency]
-    offsets = {"vllm-v0": (-70, 4), "vllm-v1": (-28, 12), "v1-sticky": (-96, 26), "sticky-offload": (-60, -14),
-               "symphony": (-60, -28)}  # fmt: skip
+    offsets = {"vllm-v0": (-70, 4), "vllm-v1": (-28, 12), "v1-sticky": (-112, 24), "sticky-offload": (-72, -16),
+               "symphony": (-72, -30)}  # fmt: skip
     for name, (label, place) in SYSTEMS.items():
         points = [estimate(each["e2el"]) for each in (*lines[name], runs[name])]
         draw_line(left, users, points, place, label, offsets[name])
     left.set_ylim(bottom=0)
     style.plain(left, "Llama-3.1-8B on two A100", "users who chat", "mean E2EL (s)")
-    bars(middle, {name: large[name]["ttft"] for name in (*HINTS, "reactive-pull", "vllm-v0")}, "{:.2f} s")
-    style.plain(middle, "LLaMA-2-13B, 80 users", "mean TTFT (s)")
+    bars(middle, {name: 1e3 * large[name]["ttft"] for name in (*HINTS, *BESIDE)}, "{:.0f}")
+    style.plain(middle, "LLaMA-2-13B, 80 users", "median TTFT (ms)")
     bars(right, {name: eight[name]["load"] for name in eight}, "{:.2f}")
     right.axvline(1, color="0.6", linewidth=0.8)
     style.plain(right, "Eight GPUs, 256 users", "load, max over median")
@@ -152,9 +153,9 @@ def bars(axis, rows, form):
     """One bar a variant, the value beside it."""
     for row, (name, values) in enumerate(rows.items()):
         value = estimate(values)
-        colour = style.colour(OWN if name in (*HINTS, "symphony") else OTHER)
+        colour = style.colour(OWN if name in HINTS else SYSTEMS.get(name, ("", OTHER))[1])
         axis.barh(row, value.mean, 0.6, xerr=value.half, color=colour, ecolor="0.3", capsize=3)
         axis.annotate(form.format(value.mean), (value.high, row), (4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(range(len(rows)), ["recompute" if name == "vllm-v0" else name for name in rows])
+    axis.set_yticks(range(len(rows)), [NAMES.get(name, name) for name in rows])
     axis.invert_yaxis()
     axis.margins(x=0.3)
