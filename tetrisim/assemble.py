@@ -22,10 +22,11 @@ from tetrisim.cluster.migrate import Migrator
 from tetrisim.cluster.mlfq import MlfqEngine, MlfqInstance
 from tetrisim.cluster.mobile import MobileEngine, MobileInstance
 from tetrisim.cluster.monitor import Broadcast, FlipWatch
+from tetrisim.cluster.planner import Planner
 from tetrisim.cluster.precision import PrecisionInstance, Widths
 from tetrisim.cluster.predictor import Predictor
-from tetrisim.cluster.pull import PullDispatcher
 from tetrisim.cluster.priority import PriorityEngine, PriorityQueue
+from tetrisim.cluster.pull import PullDispatcher
 from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER
@@ -71,6 +72,7 @@ class Cluster:
         self.instances: list[Instance] = []
         self.scheduler: Scheduler
         self.links: Links | None = None
+        self.planner: Planner | None = None
         self._make, self._exact = make, exact_steps
         self._hash_block_tokens = hash_block_tokens
         self._timers: dict[tuple[str, int, int | None], StepTimer] = {}
@@ -293,8 +295,6 @@ class Cluster:
     def _scheduler_class(self) -> type[Scheduler]:
         spec = self.scenario.cluster
         asked = spec.reject.policy != "never" or spec.fetch.policy != "never"
-        if self.sessions and asked:
-            raise ScenarioError("cluster.reject", "or fetch beside sessions", "one of the two")
         if asked or spec.route in FORESEEING or ":" in spec.route:
             return SessionEntryScheduler if self.sessions else EntryScheduler
         return SessionScheduler if self.sessions else Scheduler
@@ -306,7 +306,7 @@ class Cluster:
         if policy is not None:
             scheduler.set_rejection(reject, policy)
         policy = find_policy("fetch", fetch.policy, "cluster.fetch.policy")
-        if policy is not None and self._hash_block_tokens is not None:
+        if policy is not None and (self.sessions or self._hash_block_tokens is not None):
             scheduler.set_fetching(fetch, policy, self.model.kv_bytes_per_token(self.scenario.dtype))
             rate = fetch.bandwidth_bytes_per_s / 1e9
             self._sources[f"modelled: prefixes fetched at {rate:g} GB/s an instance one way"] = None
@@ -335,6 +335,10 @@ class Cluster:
             roles.flip, roles.drain, roles.held = self.flip, self.drain, lambda: self.dispatcher.held_tokens
             self._sources[f"modelled: a change of role takes {spec.flip.cost_s * 1e3:g} ms, when empty"] = None
             ControlTick(self.env, ticks(spec.ratio.period_s), lambda: scheduler.active).start(roles.control)
+        if spec.scale.policy != "fixed":
+            self.planner = Planner(self.env, self.instances, spec.scale, self.join_roles)
+            self._sources[self.planner.summary] = None
+            ControlTick(self.env, ticks(spec.scale.period_s), lambda: scheduler.active).start(self.planner.control)
         if spec.migrate.on:
             members = [instance for instance in self.instances if isinstance(instance, MobileInstance)]
             size = self.model.kv_bytes_per_token(self.scenario.dtype)
@@ -365,6 +369,7 @@ class Cluster:
             "last_work_s": np.array([np.nan if i.last_work == NEVER else seconds(i.last_work) for i in every]),
             "busy_s": np.array([seconds(i.busy_ticks) for i in every]),
             "steps": np.array([i.steps for i in every]),
+            "off_s": np.array([self.planner.off_s(i) if self.planner else 0.0 for i in every]),
             "flips": np.array([i.flips for i in every]),
             "weight_bits": np.array([i.weight_bits if isinstance(i, PrecisionInstance) else np.nan for i in every]),
         }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tetrisim.policies.views import LoadView, RequestView, Rng
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.streams import stream
 from tetrisim.workload.trace import Trace
@@ -77,3 +78,14 @@ def chats(scenario: Scenario, law: Chats) -> Trace:
 def _drawn(rng: np.random.Generator, law: tuple[float, float]) -> float:
     median, sigma = law
     return float(rng.lognormal(np.log(median), sigma))
+
+
+def unseen_prefixes(view: LoadView, request: RequestView, rng: Rng) -> int:
+    """A routing policy: the cost of `prefix-aware` with nothing found of any prompt that comes."""
+
+    def cost(member: int) -> float:
+        usage = view.usage(member)
+        held = usage.capacity_blocks - usage.free_blocks + usage.waiting_blocks()
+        return usage.expected_tokens() / usage.block_tokens + held
+
+    return min(range(view.count), key=cost)

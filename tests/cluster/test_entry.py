@@ -1,4 +1,4 @@
-"""Routing by prefixes and by predicted TTFT, prefixes fetched from peers, and who is turned away: by hand, and as laws."""
+"""Routing by prefixes and by predicted TTFT, prefixes from peers, and who is turned away: by hand, and as laws."""
 
 from importlib import import_module
 
@@ -67,7 +67,7 @@ def test_a_prefix_is_computed_where_it_is_and_elsewhere_when_that_is_sooner(by_h
 
 
 def test_a_fetch_that_is_slower_than_computing_is_not_made(by_hand):
-    # In turn, so the second goes to instance 1: 74 ms there. With 1 ms a token the fetch takes 50 and then 26: not made.
+    # In turn, so the second goes to instance 1: 74 ms there. With 1 ms a token, fetching takes 50 and then 26: no.
     asked = [(0, 64, 1, A), (100, 64, 1, A)]
     slow = by_hand(asked, fetch_ms_per_token=1.0, route="round-robin")
     assert in_ms(slow, "first_token_s") == [74, 174]
@@ -200,7 +200,8 @@ def test_bytes_fetched_arrive_and_blocks_are_given_back(document, exact_steps):
 @SOME
 @given(st.sampled_from(["vllm-v1", "vllm-v0", "tetriinfer", "mooncake", "orca"]), st.data())
 def test_what_a_router_sees_does_not_depend_on_windows(system, data):
-    check_laws(data.draw(worlds(system, {"cluster": {"route": f"{ENTRIES}:by_all_there_is"}})))
+    many = {role: {"instances": 3} for role in ("hybrid", "prefill")}
+    check_laws(data.draw(worlds(system, {"cluster": {"route": f"{ENTRIES}:by_all_there_is"}, **many})))
 
 
 @SOME

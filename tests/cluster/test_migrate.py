@@ -13,6 +13,8 @@ from simulate.by_hand import KV_BYTES, in_ms, scenario, use_timer
 from tetrisim.errors import ScenarioError
 from tetrisim.metrics.breakdown import breakdown
 from tetrisim.metrics.definitions import e2el
+from tetrisim.policies.migration import balance, flow
+from tetrisim.scenario.control import MigrateSpec
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
 
@@ -99,13 +101,95 @@ def outcome(document):
         return str(error)
 
 
+@st.composite
+def flowing(draw):
+    """A small world of TaiChi: large chunks and small ones, memory often full, every other request late."""
+    document = draw(worlds("taichi", {"hybrid": {"instances": 1, "async_scheduling": False}}))
+    [pool] = document["cluster"]["pools"]
+    seats = min(pool["max_num_seqs"], 8)
+    pools = [{**pool, "max_num_seqs": seats, "max_num_batched_tokens": budget} for budget in (64, 8)]
+    pools[draw(st.integers(0, 1))]["instances"] = 2
+    migrate = {"period": "2 ms", "full": draw(st.sampled_from([0.3, 0.7])), "late": 0.5,
+               "at_first_token": draw(st.booleans())}  # fmt: skip
+    document["cluster"] |= {"pools": pools, "migrate": migrate}
+    document["slo"] = {"ttft": "10 ms", "tpot": draw(st.sampled_from(["1 ms", "20 ms"]))}
+    return document
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(flowing())
+def test_windows_and_single_steps_give_the_same_rows_while_decodes_flow(document):
+    check_laws(document)
+    result = run(document)
+    if result is not None:
+        event(f"moved: {(result.move_columns['outcome'] == 'moved').any()}")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds("taichi"))
+def test_without_kinds_and_moves_taichi_is_v1(document):
+    off = {"route": "least-loaded", "migrate": {"policy": "never"}}
+    pools = [{**pool, "async_scheduling": False} for pool in document["cluster"]["pools"]]  # one budget for both kinds
+    cluster = {**document["cluster"], "pools": pools}
+    own = outcome({**document, "cluster": {**cluster, **off}})
+    assert own == outcome({**document, "system": "vllm-v1", "cluster": cluster})
+
+
+class Member:
+    """A MemberView with the requests that it decodes, as (blocks, tokens shown, share of the TPOT limit)."""
+
+    def __init__(self, chunk_tokens, free_blocks, *decodes, waiting=0, capacity_blocks=100):
+        self.chunk_tokens, self.free_blocks, self.capacity_blocks = chunk_tokens, free_blocks, capacity_blocks
+        self._decodes = [Running(*each) for each in decodes]
+        self.requests, self.preempted, self._waiting = len(decodes) + (waiting > 0), False, waiting
+
+    def decodes(self):
+        return self._decodes
+
+    def waiting_blocks(self):
+        return self._waiting
+
+
+class Running:
+    def __init__(self, blocks, shown=5, tpot_share=0.1):
+        self.blocks, self.shown, self.tpot_share = blocks, shown, tpot_share
+
+
+def chosen(policy, members, **spec):
+    """Moves as (blocks of the request, from, to)."""
+    return [(who.blocks, source, target) for who, source, target in policy(members, MigrateSpec(**spec))]
+
+
+def test_balance_moves_the_shortest_where_the_difference_shrinks():
+    # Virtual loads: -5/2, -60/1, -80/1. The fullest with the emptiest: 5 blocks go to the third.
+    members = [Member(64, 5, (30,), (5,)), Member(64, 60, (40,)), Member(64, 80, (20,))]
+    assert chosen(balance, members) == [(5, 0, 2)]
+    # Those who wait have taken theirs already: 12 free, 10 wanted, three requests.
+    assert chosen(balance, [Member(64, 12, (30,), (5,), waiting=10), Member(64, 80, (20,))]) == [(5, 0, 1)]
+    assert chosen(balance, [Member(64, 12, (30,), (5,)), Member(64, 80, (20,))]) == []
+    # The only request of a full instance would only change places.
+    assert chosen(balance, [Member(64, 2, (98,)), Member(64, 98, (2,))]) == []
+
+
+def test_decodes_flow_to_small_chunks_and_the_longest_back_when_memory_is_full():
+    first, late = (10, 1, 0.0), (20, 50, 0.97)
+    members = [Member(64, 50, first, late, (30, 9, 0.5)), Member(8, 62), Member(8, 70)]
+    # Room at 95 %: 57 and 65. The first token's goes to the emptier, which then has 55, so the late one to the other.
+    assert chosen(flow, members) == [(10, 0, 2), (20, 0, 1)]
+    # One of small chunks at 98 %: 3 blocks too many; the longest answer goes, and one is enough.
+    members = [Member(64, 50), Member(8, 2, (40, 100, 0.5), (10, 300, 0.5), (48, 200, 0.5))]
+    assert chosen(flow, members) == [(10, 1, 0)]
+    assert chosen(flow, [Member(64, 50, first), Member(64, 50)]) == []
+
+
 def two(migrate, **pool):
     """Two hybrid instances of vLLM V1, blocks of 4 tokens; the link takes 1 ms and 1 ms a token."""
     settings = {"role": "hybrid", "instances": 2, "block_tokens": 4, "kv_blocks": 100, "max_num_seqs": 8,
                 "max_num_batched_tokens": 100, "async_scheduling": False, **pool}  # fmt: skip
     link = {"bandwidth": f"{KV_BYTES} kB/s", "latency": "1 ms"}
     cluster = {"gpu": "l40s", "route": "round-robin", "pools": [settings],
-               "migrate": {"policy": f"{MOVERS}:once", "period": "1 s", "last_blocks": 0, **link, **migrate}}  # fmt: skip
+               "migrate": {"policy": f"{MOVERS}:once", "period": "1 s", "last_blocks": 0, **link, **migrate},
+               }  # fmt: skip
     return {"system": "vllm-v1", "cluster": cluster}
 
 
@@ -125,8 +209,8 @@ def moves(result):
 def test_a_live_migration_by_hand(run_by_hand):
     # Prompt of 20 tokens; token 1 at 10 ms, then one each 10 ms. At 1000 ms the step that ends then has not ended:
     # 99 tokens are shown, 98 of them with KV, so 118 are copied first: until 1119 ms. Then 130 tokens have KV, and 12
-    # more are copied until 1132 ms. In stage 3 it stops with the step that ends at 1140 ms, with 114 tokens shown and 133
-    # with KV; the last 3 take 4 ms. The other instance is at rest and starts at once.
+    # more are copied until 1132 ms. In stage 3 it stops with the step that ends at 1140 ms, with 114 tokens shown and
+    # 133 with KV; the last 3 take 4 ms. The other instance is at rest and starts at once.
     result = run_by_hand([(0, 20, 200)], **two({}))
     assert moves(result) == [(1000, 1140, 1144, 3, 133, "moved")]
     assert in_ms(result, "finish_s") == [2004]
@@ -172,8 +256,8 @@ def test_without_room_at_the_destination_nobody_leaves(run_by_hand):
 
 
 def test_a_destination_that_runs_out_sends_nobody_to_recompute(run_by_hand):
-    # At 1000 ms the other one holds 269 tokens in 68 of 102 blocks, and keeps 30 for the 118 tokens to come. At 1119 ms it
-    # holds 281 in 71, so one block is left where three more are wanted: the request goes on where it is.
+    # At 1000 ms the other one holds 269 tokens in 68 of 102 blocks, and keeps 30 for the 118 tokens to come. At 1119 ms
+    # it holds 281 in 71, so one block is left where three more are wanted: the request goes on where it is.
     result = run_by_hand([(0, 20, 150), (0, 172, 200)], **two({}, kv_blocks=102))
     assert moves(result) == [(1000, None, 1119, 2, 118, "no room")]
     assert in_ms(result, "finish_s")[0] == 1500

@@ -118,7 +118,8 @@ def test_another_instance_pulls_it_over_the_network(run):
     assert result.requests.prefill_instance.tolist() == ["hybrid-0", "hybrid-1"]
     assert second_ttft(result) == pytest.approx(2 + 16 + 14 / 12)
     assert second_ttft(run([FIRST, SECOND], {"remote": False}, **both)) == pytest.approx(30)
-    assert second_ttft(run([FIRST, SECOND], hints={}, **both)) == pytest.approx(14)
+    for keep in (False, True):
+        assert second_ttft(run([FIRST, SECOND], {"keep_on_gpu": keep}, {}, **both)) == pytest.approx(14)
     # 2 + 16 ms to the other host, then 16 to its GPU, of which the last 14 are left to wait for
     assert second_ttft(run([FIRST, (0, 70, 20, 20, 1)], hints={}, **both)) == pytest.approx(14 + 14 / 12)
 
@@ -137,6 +138,24 @@ def test_two_who_pull_from_one_instance_share_its_port(run):
         first - came for first, came in zip(in_ms(result, "first_token_s"), in_ms(result, "arrival_s"), strict=True)
     ]
     assert [ttft[1], ttft[3]] == pytest.approx([34 + 14, 18 + 34 + 14])
+
+
+ASKED: list[int] = []
+"""What `in_turn` answers, from the last to the first."""
+
+
+def in_turn(view, request, rng):
+    """A route policy that says something else each time it is asked."""
+    return ASKED.pop()
+
+
+def test_what_is_called_to_the_wrong_instance_is_called_off(run):
+    """A hint has it pulled to instance 1 and is forgotten; 10 ms later, 8 early, the turn comes to instance 2."""
+    ASKED[:] = [2, 1, 0]
+    cluster = {"pool": {"instances": 3}, "route": f"{__name__}:in_turn"}
+    result = run([FIRST, (0, 200, 10, 20, 1)], {"load": "apart"}, {"expire": "2 ms"}, **cluster)
+    assert result.requests.prefill_instance.tolist() == ["hybrid-0", "hybrid-2"]
+    assert second_ttft(result) == pytest.approx(2 + 16 + 16 + 14)
 
 
 def test_what_decodes_take_for_a_while_is_lost_to_who_waits(run):

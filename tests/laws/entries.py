@@ -1,5 +1,7 @@
 """Policies at the entry that no system has: they refuse nobody, fetch at any price, and look at all there is to see."""
 
+from zlib import crc32
+
 
 def nobody(view, request, spec):
     """Turns nobody away."""
@@ -17,12 +19,12 @@ def longest(view, request, member):
 
 
 def by_all_there_is(view, request, rng):
-    """Goes where a sum of all that can be seen says, so that nothing can differ unseen."""
-    seen = request.id + round(view.tpot_s(request) * 1e9)
+    """Goes where a checksum of all that can be seen says, so that nothing can differ unseen."""
+    seen = [request.id, view.tpot_s(request)]
     for member in range(view.count):
         usage = view.usage(member)
         cached = usage.cached_tokens(request)
-        seen += 3 * usage.free_blocks + 5 * usage.requests + 7 * usage.waiting_blocks() + 11 * usage.pending_tokens()
-        seen += 13 * usage.first_waiting_blocks() + 17 * usage.decoding + 19 * cached
-        seen += 23 * usage.computed_tokens(request) + round(usage.ttft_s(request, cached) * 1e9)
-    return seen % view.count
+        seen += [usage.free_blocks, usage.requests, usage.decoding, usage.waiting_blocks(), usage.pending_tokens()]
+        seen += [usage.first_waiting_blocks(), usage.expected_tokens(), cached, usage.computed_tokens(request)]
+        seen.append(usage.ttft_s(request, cached))
+    return crc32(repr(seen).encode()) % view.count

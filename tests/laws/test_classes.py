@@ -145,9 +145,9 @@ def test_who_is_more_urgent_is_prefilled_first(tmp_path, monkeypatch):
 
 
 def test_the_least_urgent_loses_its_memory_first(tmp_path, monkeypatch):
-    # Seven blocks of 4 tokens: two prompts of 12 tokens and a block to grow. Only the second may wait.
+    # Seven blocks of 4 tokens: two prompts of 12 tokens and a block to grow. Whoever came first was admitted first.
     for priorities, victim in (([0, 1], 1), ([1, 0], 0), ([0, 0], 1)):
-        asked = [(0, 12, 5), (0, 12, 5)]
+        asked = [(0, 12, 5), (5, 12, 5)]
         result = ranked(tmp_path, monkeypatch, priorities, asked, kv_blocks=7)
         assert result.request_columns["preemptions"].tolist() == [int(number == victim) for number in range(2)]
 

@@ -57,8 +57,8 @@ def test_whoever_has_used_up_a_quantum_makes_way(tmp_path, monkeypatch):
 
 
 def test_a_long_prompt_enters_at_the_level_of_its_length(tmp_path, monkeypatch):
-    # 70 tokens take 80 ms, so the second enters at level 2. The first is there, too, from 60 ms on, and came earlier: it
-    # goes on until it has had 140 ms, with the step that ends at 15 + 12 * 11.
+    # 70 tokens take 80 ms, so the second enters at level 2. The first is there, too, from 60 ms on, and came earlier.
+    # It goes on until it has had 140 ms, with the step that ends at 15 + 12 * 11.
     result = run(tmp_path, monkeypatch, [(0, 5, 20), (1, 70, 1)])
     assert in_ms(result, "prefill_start_s") == [0, 147]
 

@@ -164,6 +164,7 @@ MORE: dict[str, Document] = {
     "ratio": {"period": "1 ms", "confirmations": 1, "cooldown": "3 ms", "prefill_tokens": 20},
     "migrate": {"period": "1 ms", "low_blocks": 20, "last_blocks": 1},
     "flip": {"after": "5 ms", "cost": "1 ms"},
+    "scale": {"period": "2 ms", "startup": "3 ms", "grace": 1, "queue_high": 0.1, "queue_low": 0.05},
 }
 """What is set beside a policy, so that it has something to decide in a little world."""
 
@@ -183,6 +184,7 @@ def policy_settings() -> list[tuple[str, Document]]:
         "flip": [("tetriinfer", "cluster")],
         "migrate": [("llumnix", "cluster")],
         "ratio": [("arrow", "cluster")],
+        "scale": [("dynamo", "cluster")],
         "reject": [("mooncake", "cluster")],
         "fetch": [("mooncake", "cluster")],
     }

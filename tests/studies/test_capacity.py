@@ -217,3 +217,12 @@ def test_what_has_no_capacity_is_refused(settings, where, said):
     with pytest.raises(ScenarioError, match=said) as caught:
         capacity(override(load("default"), settings))
     assert caught.value.where == where
+
+
+def test_classes_with_limits_of_their_own_are_judged_together():
+    """The percentile of one metric over all classes would say nothing of their limits."""
+    classes = {"urgent": {"share": 0.5, "slo": {"ttft": "1 s"}}, "other": {"share": 0.5, "priority": 1, "slo": {}}}
+    of = override(load("default"), {"workload.classes": classes, "workload.requests": 50})
+    with pytest.raises(ScenarioError, match="classes have limits of their own; expected --goodput"):
+        probe(of, build(of.workload, of.seed), 1.0, Criterion())
+    assert probe(of, build(of.workload, of.seed), 1.0, Criterion(together=True)).good > 0.9

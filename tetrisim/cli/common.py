@@ -1,6 +1,8 @@
 """What the commands share: options, settings, errors as one line, and the sign of life on a terminal."""
 
+import atexit
 import json
+import signal
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,7 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse step times 
 @contextmanager
 def one_line_errors() -> Generator[None]:
     """Turn a TetrisimError into one line and its exit code, and Ctrl-C into one line and exit code 130."""
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would cut the clean-up short
     try:
         yield
     except TetrisimError as error:

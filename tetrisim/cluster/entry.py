@@ -7,7 +7,7 @@ from tetrisim.cluster.clock import ARRIVE, Alarm, ticks
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.kvcache import PrefixCache
 from tetrisim.cluster.link import Link
-from tetrisim.cluster.request import Request
+from tetrisim.cluster.request import Request, Turn
 from tetrisim.cluster.scheduler import Scheduler
 from tetrisim.cluster.sessions import SessionScheduler
 from tetrisim.errors import ScenarioError
@@ -39,15 +39,19 @@ class EntryScheduler(Scheduler):
     def _admit(self, request: Request) -> None:
         if self.reject is not None and self.reject(self.index, request, self._limits):
             request.rejected = True
-            if self._pause and self._next is not None:  # in a closed loop the next one comes instead
-                self.env.arm(Alarm(self._on_entry), request.arrival + self._pause, ARRIVE)
-            return
-        super()._admit(request)
+            self._turn_away(request)
+        else:
+            super()._admit(request)
+
+    def _turn_away(self, request: Request) -> None:
+        """In a closed loop the next one comes instead."""
+        if self._pause and self._next is not None:
+            self.env.arm(Alarm(self._on_entry), request.arrival + self._pause, ARRIVE)
 
     def _enter(self, instance: Instance, member: int, request: Request) -> None:
         here = self.index.usage(member).cached_tokens(request)
         found = here if self.fetch is None else max(here, self._fetched(request, member, here))
-        self.index.foresight.expect(instance, request, self.index.foresight.prefill_ticks(instance, request, found))
+        self.index.foresight.expect(instance, request, found)
         if found == here:
             instance.submit(request, request.arrival)
 
@@ -86,4 +90,8 @@ class EntryScheduler(Scheduler):
 
 
 class SessionEntryScheduler(EntryScheduler, SessionScheduler):
-    """The same for sessions, whose turns are neither turned away nor served from peers."""
+    """The same for sessions."""
+
+    def _turn_away(self, request: Request) -> None:
+        """The user reads, types, and asks the next question."""
+        self.go_on(cast(Turn, request), request.arrival)

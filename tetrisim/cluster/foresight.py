@@ -12,6 +12,8 @@ class Foresight:
     def __init__(self) -> None:
         self._ahead: dict[int, dict[Request, int]] = {}
         """Instance number -> its requests without a first token, and the ticks that the prefill of each will take."""
+        self._left: dict[Request, int] = {}
+        """Those requests, and the tokens of each that were to be computed."""
         self._asked: tuple[Request | None, int] = (None, 0)
         """The request looked at last, and when."""
         self._names: dict[tuple[type[KVCache], int], list[int]] = {}
@@ -21,13 +23,19 @@ class Foresight:
         self._ticks: dict[tuple[int, Batching, int], int] = {}
         """Timer, batching and cached tokens -> ticks of its prefill."""
 
-    def expect(self, instance: Instance, request: Request, ticks: int) -> None:
-        """A request was sent to an instance, where its prefill will take so long."""
-        self._ahead.setdefault(instance.number, {})[request] = ticks
+    def expect(self, instance: Instance, request: Request, cached_tokens: int) -> None:
+        """A request was sent to an instance, where so many of its tokens will be found."""
+        ahead = self._ahead.setdefault(instance.number, {})
+        ahead[request] = self.prefill_ticks(instance, request, cached_tokens)
+        self._left[request] = request.prompt - cached_tokens
 
     def waiting(self, instance: Instance) -> int:
         """Requests there without a first token."""
         return len(self._current(instance))
+
+    def waiting_tokens(self, instance: Instance) -> int:
+        """Their prompts, without what was found of them."""
+        return sum(self._left[request] for request in self._current(instance))
 
     def waiting_ticks(self, instance: Instance) -> int:
         """Ticks until all of those have theirs, one after the other."""
@@ -73,7 +81,7 @@ class Foresight:
     def _current(self, instance: Instance) -> dict[Request, int]:
         ahead = self._ahead.get(instance.number, {})
         for request in [each for each in ahead if each.first_token != NEVER]:
-            del ahead[request]
+            del ahead[request], self._left[request]
         return ahead
 
     def _look_at(self, instance: Instance, request: Request) -> None:

@@ -40,5 +40,7 @@ class TokenGaps:
 
     def interrupt(self, request: Request) -> None:
         """A member is preempted; it goes on waiting since its last token."""
-        request.last_token = max(request.last_token, self.last)
-        self.fresh.pop(request, None)
+        if request in self.fresh:
+            del self.fresh[request]
+        else:
+            request.last_token = max(request.last_token, self.last)

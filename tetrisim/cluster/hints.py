@@ -31,6 +31,8 @@ class HintDesk:
         self._expire = ticks(spec.expire_s)
         self._bound: dict[int, _Hint] = {}
         """Session -> its hint, while its turn has yet to come."""
+        self._coming: dict[int, int] = {}
+        """Member -> hints that hold."""
         self._over: list[Turn] = []
         """The last turns of sessions that are over."""
 
@@ -49,12 +51,12 @@ class HintDesk:
         if hint is None:
             return None
         self._drop(hint)
-        index, above = self._index, self._spec.rebind_above
-        if above is not None:
-            least = index.least_loaded()
-            if index.load(hint.member) > above * index.load(least) + 1:
-                return least
-        return hint.member
+        if self._spec.rebind_above is None:
+            return hint.member
+        coming, index = self._coming, self._index
+        here = [index.load(member) - coming.get(member, 0) for member in range(index.count)]
+        least = min(here)
+        return here.index(least) if here[hint.member] > self._spec.rebind_above * least + 1 else hint.member
 
     def _on_hint(self, turn: Turn, now: int) -> None:
         missed, count, which = turn.luck
@@ -69,6 +71,7 @@ class HintDesk:
             return
         member = self._pick(turn)
         self._index.grow(member, 1)
+        self._coming[member] = self._coming.get(member, 0) + 1
         self._bound[turn.session] = hint = _Hint(self._drop_late, turn, member)
         self.env.arm(hint, now + self._expire, ARRIVE)
         self._fetch(self._index.members[member].number, turn, now)
@@ -79,6 +82,7 @@ class HintDesk:
 
     def _drop(self, hint: "_Hint") -> None:
         del self._bound[hint.turn.session]
+        self._coming[hint.member] -= 1
         self._index.shrink(self._index.members[hint.member].number, 1)
 
 

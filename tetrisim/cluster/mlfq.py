@@ -1,9 +1,9 @@
 """FastServe: a multi-level feedback queue over iterations, that a request enters at the level of its prefill's length.
 
-Level i lasts quantum * ratio^i of served time (the length of the steps that a request was in); whoever has used it up is
-one level lower. Each step runs the first of all by level, then by arrival, as far as seats, tokens and memory go: who
-decodes, who is parked or swapped out, and who waits for its prefill. Memory is taken from the last of those who do not
-run: their KV goes to the host. Whoever has not run for `starvation_s` is at level 0 again. (arXiv 2305.05920)
+Level i lasts quantum * ratio^i of served time (the length of the steps that a request was in); whoever has used it up
+is one level lower. Each step runs the first of all by level, then by arrival, as far as seats, tokens and memory go:
+who decodes, who is parked or swapped out, and who waits for its prefill. Memory is taken from the last of those who do
+not run: their KV goes to the host. Whoever has not run for `starvation_s` is at level 0 again. (arXiv 2305.05920)
 """
 
 from bisect import bisect_right
@@ -26,7 +26,6 @@ from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.cluster import PoolSpec
 from tetrisim.scenario.preempt import MlfqSpec
 from tetrisim.units import TICKS_PER_S
-
 
 LONGEST_S = 10**9
 """No request is served for longer, in seconds."""
@@ -239,7 +238,7 @@ class MlfqInstance(Instance):
         assert isinstance(engine, MlfqEngine)
         super().equip(engine, timer, predictor)
         self._own = engine
-        engine.prefill_ticks = lambda tokens: timer.fixed(tokens, 1)
+        engine.prefill_ticks = lambda tokens: timer.foresee(tokens, 0)
 
     def submit(self, request: Request, now: int) -> None:
         """A request to serve here."""

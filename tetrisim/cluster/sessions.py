@@ -70,8 +70,12 @@ class SessionScheduler(Scheduler):
     def finished(self, instance: Instance, request: Request) -> None:
         """A turn has left the cluster: its user goes on."""
         super().finished(instance, request)
-        turn, now = cast(Turn, request), request.finish
+        turn = cast(Turn, request)
         self._homes[turn.session] = turn.prefill_instance
+        self.go_on(turn, request.finish)
+
+    def go_on(self, turn: Turn, now: int) -> None:
+        """A turn is over: its user comes to the next."""
         rest = self._rest[turn.session]
         if rest:
             self._await_turn(rest, now)

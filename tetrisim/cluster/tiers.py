@@ -335,7 +335,8 @@ class TierStore:
             links.append(f"disk {spec.disk_read_bytes_per_s / 1e9:g}")
         if spec.remote:
             links.append(f"network {spec.network_bytes_per_s / 1e9:g}")
-        return f"modelled: session KV in GPU, host and disk, over links of {', '.join(links)} GB/s"
+        places = "GPU, host and disk" if spec.disk_bytes else "GPU and host"
+        return f"modelled: session KV in {places}, over links of {', '.join(links)} GB/s"
 
     def call(self, number: int, turn: Turn, now: int) -> None:
         """A turn is expected at the instance of this number."""

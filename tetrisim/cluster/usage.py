@@ -9,6 +9,7 @@ from tetrisim.cluster.foresight import Foresight
 from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.mobile import MobileEngine
 from tetrisim.cluster.request import Request
+from tetrisim.policies.batching import TokenBudget
 from tetrisim.policies.views import RequestView
 
 
@@ -70,12 +71,19 @@ class Usage:
     @property
     def chunk_tokens(self) -> int:
         """See MemberView."""
-        return self._instance.engine.batching.prefill_tokens(1 << 60, 0) or 1 << 60
+        batching = self._instance.engine.batching
+        # Not what a request may have at this moment: that depends on whether it is alone (long_prefill_tokens).
+        return batching.budget if isinstance(batching, TokenBudget) else batching.prefill_tokens(1 << 60, 0) or 1 << 60
 
     @property
     def decoding(self) -> int:
         """See MemberView."""
         return self._instance.engine.batch.n
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return sum(1 for _ in self._waiting())
 
     def waiting_blocks(self) -> int:
         """See MemberView."""
@@ -98,6 +106,10 @@ class Usage:
         else:
             begun = sum(each.target - each.computed for each in engine.partials)
         return sum(request.target for request in self._waiting()) + begun
+
+    def expected_tokens(self) -> int:
+        """See MemberView."""
+        return self._foresight.waiting_tokens(self._instance)
 
     def cached_tokens(self, request: RequestView) -> int:
         """See MemberView."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from tetrisim.cluster.predictor import Predictor
 from tetrisim.latency.build import build_timer
+from tetrisim.latency.lowbit import WidthTimers
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import StepTimer
 from tetrisim.metrics.definitions import Floats, completed
@@ -20,6 +21,7 @@ from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.cluster import PoolSpec, PredictorSpec
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import load_model
+from tetrisim.scenario.precision import PrecisionSpec
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import Columns, Result
 from tetrisim.units import TICKS_PER_S
@@ -119,7 +121,7 @@ class _Machines:
         pools = scenario.cluster.pools
         places = [place for place, pool in enumerate(pools) for _ in range(pool.instances)]
         self._pool_of = dict(zip(names, places, strict=False))
-        self._timers: dict[tuple[str, int, int | None], StepTimer] = {}
+        self._timers: dict[tuple[str, int, int | None, PrecisionSpec | None], StepTimer] = {}
 
     def prefill_alone(self, rows: Columns) -> Floats:
         """Seconds of each request's prefill on the instance that did it."""
@@ -166,10 +168,13 @@ class _Machines:
 
     def _timer(self, pool: PoolSpec) -> StepTimer:
         scenario = self._scenario
-        key = (pool.gpu or scenario.cluster.gpu, pool.tensor_parallel, pool.split_above_tokens)
+        key = (pool.gpu or scenario.cluster.gpu, pool.tensor_parallel, pool.split_above_tokens, pool.precision)
         if key not in self._timers:
             shard = Shard(load_model(scenario.model), load_gpu(key[0], "gpu"), scenario.dtype, pool.tensor_parallel)
-            self._timers[key], _ = build_timer(shard, scenario.profile, "profile", pool.split_above_tokens)
+            if pool.precision is not None:  # alone, a request of many bits takes no less than one of few
+                self._timers[key] = WidthTimers(shard, pool.precision).high
+            else:
+                self._timers[key], _ = build_timer(shard, scenario.profile, "profile", pool.split_above_tokens)
         return self._timers[key]
 
 

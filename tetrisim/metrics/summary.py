@@ -85,9 +85,12 @@ def _milliseconds(name: str, values: Iterable[float | None]) -> dict[str, float 
 
 
 def _usage(result: Result) -> dict[str, float]:
-    """GPU-seconds from first to last work of each instance (the paper's resource usage time), and dollars."""
+    """GPU-seconds from first to last work of each instance (the paper's resource usage time), and dollars.
+
+    The time that an instance is off in between costs nothing.
+    """
     instances = result.instance_columns
-    worked = instances["last_work_s"] - instances["first_work_s"]
+    worked = instances["last_work_s"] - instances["first_work_s"] - instances.get("off_s", 0.0)
     gpu_seconds = instances["gpus"] * np.where(np.isnan(worked), 0.0, worked)
     prices = np.array([load_gpu(str(name)).price_per_hour / 3600 for name in instances["gpu"]])
     return {"gpu_seconds": float(gpu_seconds.sum()), "dollars": float((gpu_seconds * prices).sum())}

@@ -59,7 +59,7 @@ def imbalance(view: PlacementView, request: RequestView, rng: Rng) -> int | None
 
 
 def pull(view: PlacementView, request: RequestView, rng: Rng) -> int | None:
-    """DistServe: the most free KV tokens of those where less than 5 % of all wait; looks at every instance as of now."""
+    """DistServe: the most free KV tokens of those where under 5 % of all wait; looks at every one as of now."""
     fed = [m for m in range(view.count) if view.snapshot(m).waiting_tokens < WAITING * view.snapshot(m).capacity_tokens]
     best = max(fed, key=lambda member: view.snapshot(member).free_tokens, default=None)
     return best if best is not None and _has_room(view.snapshot(best), request.prompt) else None

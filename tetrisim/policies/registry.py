@@ -6,7 +6,18 @@ from inspect import signature
 from typing import Any
 
 from tetrisim.errors import ScenarioError, unknown_name
-from tetrisim.policies import admission, batching, flipping, migration, placement, prediction, queueing, ratio, routing
+from tetrisim.policies import (
+    admission,
+    batching,
+    flipping,
+    migration,
+    placement,
+    prediction,
+    queueing,
+    ratio,
+    routing,
+    scaling,
+)
 
 POLICIES: dict[str, dict[str, Any]] = {
     "batching": {
@@ -62,15 +73,16 @@ POLICIES: dict[str, dict[str, Any]] = {
         "flow": migration.flow,
     },
     "ratio": {"fixed": ratio.fixed, "demand": ratio.demand, "pending": ratio.pending},
+    "scale": {"fixed": scaling.fixed, "load": scaling.load},
     "flip": {"never": flipping.never, "idle": flipping.idle, "watermark": flipping.watermark},
 }
 
 
-FORESEEING = ("least-ttft", "length-aware")
-"""Routes that predict a TTFT, for which the scheduler remembers who waits where."""
+FORESEEING = ("prefix-aware", "least-ttft", "length-aware")
+"""Routes that look ahead, for which the scheduler remembers who waits where."""
 
 ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2, "migrate": 2,
-             "ratio": 3,              "reject": 3, "fetch": 3}  # fmt: skip
+             "ratio": 3,              "reject": 3, "fetch": 3, "scale": 2}  # fmt: skip
 """How many arguments a policy of each kind is called with."""
 
 

@@ -55,12 +55,12 @@ def power_of_two(view: LoadView, request: RequestView, rng: Rng) -> int:
 
 
 def prefix_aware(view: LoadView, request: RequestView, rng: Rng) -> int:
-    """Dynamo: the fewest KV blocks to compute for the prompt plus blocks in use; looks at every instance."""
+    """Dynamo: the fewest KV blocks to prefill, its own and those of others, plus blocks in use; looks at every one."""
 
     def cost(member: int) -> float:
         usage = view.usage(member)
-        left = request.prompt - usage.cached_tokens(request)
-        return left / usage.block_tokens + usage.capacity_blocks - usage.free_blocks
+        prefill = usage.expected_tokens() + request.prompt - usage.cached_tokens(request)
+        return prefill / usage.block_tokens + usage.capacity_blocks - usage.free_blocks + usage.waiting_blocks()
 
     return min(range(view.count), key=cost)
 

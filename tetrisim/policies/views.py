@@ -133,6 +133,10 @@ class MemberView(Protocol):
         """Prompt tokens that wait or are left of prompts begun (a prefill instance: all of those)."""
         ...
 
+    def expected_tokens(self) -> int:
+        """Prompt tokens of those without a first token, less what was found in the prefix cache when they came."""
+        ...
+
     def cached_tokens(self, request: RequestView) -> int:
         """Tokens of its prompt that are in the prefix cache here."""
         ...
@@ -276,6 +280,25 @@ class RoleView(Protocol):
     @property
     def pending_tokens(self) -> int:
         """Prompt tokens that wait or are being computed (prefill)."""
+        ...
+
+
+class FleetView(Protocol):
+    """The instances that serve."""
+
+    @property
+    def instances(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def kv_use(self) -> float:
+        """KV blocks in use, as a share of all of theirs."""
+        ...
+
+    @property
+    def waiting(self) -> float:
+        """Requests that have not begun, a mean over the instances."""
         ...
 
 

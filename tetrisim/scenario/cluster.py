@@ -7,6 +7,7 @@ from tetrisim.scenario.control import MigrateSpec, RatioSpec
 from tetrisim.scenario.entry import FetchSpec, RejectSpec
 from tetrisim.scenario.precision import PrecisionSpec
 from tetrisim.scenario.preempt import MlfqSpec, PreemptSpec
+from tetrisim.scenario.scale import ScaleSpec
 from tetrisim.scenario.tiers import HintSpec, TierSpec
 
 Role = Literal["prefill", "decode", "hybrid"]
@@ -212,6 +213,7 @@ class ClusterSpec:
     fetch: FetchSpec = FetchSpec()
     migrate: MigrateSpec = MigrateSpec()
     ratio: RatioSpec = RatioSpec()
+    scale: ScaleSpec = ScaleSpec()
     tiers: TierSpec | None = None
     hints: HintSpec | None = None
 
@@ -226,11 +228,7 @@ class ClusterSpec:
             raise ValueError(f"pools: expected at least one {missing} instance beside the {min(roles)} pool")
         if "prefill" in roles and self.kv_link is None:
             raise ValueError("kv_link: expected between prefill and decode pools, as in {bandwidth: 200 Gbit/s}")
-        sharing = all(pool.prefix_caching for pool in self.pools if pool.role == "prefill")
-        if self.fetch.policy != "never" and ("prefill" not in roles or not sharing):
-            raise ValueError("fetch: expected with prefill pools, each with prefix_caching: true")
-        if self.reject.tpot_s is not None and "prefill" not in roles:
-            raise ValueError("reject: tpot expected with prefill and decode pools")
+        self._check_entry(roles)
         if self.ratio.policy != "fixed" and ("prefill" not in roles or self.flip.policy != "never"):
             raise ValueError("ratio: expected with prefill and decode pools, and flip: {policy: never}")
         if self.migrate.on:
@@ -240,6 +238,16 @@ class ClusterSpec:
         elif self.hints is not None:
             raise ValueError("hints: expected with tiers, between which they move KV")
 
+    def _check_entry(self, roles: set[str]) -> None:
+        """What rejection, fetching and scaling need."""
+        sharing = all(pool.prefix_caching for pool in self.pools if pool.role == "prefill")
+        if self.fetch.policy != "never" and ("prefill" not in roles or not sharing):
+            raise ValueError("fetch: expected with prefill pools, each with prefix_caching: true")
+        if self.reject.tpot_s is not None and "prefill" not in roles:
+            raise ValueError("reject: tpot expected with prefill and decode pools")
+        if self.scale.policy != "fixed" and ("prefill" in roles or self.migrate.on or self.tiers is not None):
+            raise ValueError("scale: expected with hybrid pools, without migrate and tiers")
+
     def _check_tiers(self) -> None:
         """What cannot be had together with KV that stays between turns."""
         if any(pool.role != "hybrid" for pool in self.pools):
@@ -248,6 +256,8 @@ class ClusterSpec:
             raise ValueError("tiers: expected with one block_tokens for all pools, between which KV moves")
         if self.migrate.on:
             raise ValueError("tiers: expected without migrate: what moves is KV of turns that wait")
+        if self.route in ("prefix-aware", "least-ttft"):
+            raise ValueError(f"tiers: expected without route '{self.route}', which does not see what is in them")
         if any(pool.kv_reservation != "none" or pool.preempt is not None for pool in self.pools):
             raise ValueError("tiers: expected in pools without kv_reservation and preempt")
 

@@ -72,7 +72,7 @@ SYSTEMS: dict[str, System] = {
         cluster={"route": "prefix-aware"},
     ),
     "mooncake": System(
-        "Mooncake: prefill and decode apart, routing by predicted TTFT, prefixes fetched from peers, late ones rejected",
+        "Mooncake: prefill and decode apart, routing by predicted TTFT, prefixes from peers, late ones rejected",
         pools={
             "prefill": {"batching": "token-budget", "max_num_batched_tokens": 8192, "max_num_seqs": None,
                         "prefix_caching": True},
@@ -86,7 +86,7 @@ SYSTEMS: dict[str, System] = {
             "place": {"policy": "least-kv", "broadcast": "100 ms"},
         },
     ),
-    # arXiv 2401.09670, with the settings of its repository.
+    # arXiv 2401.09670, with the settings of its repository; KV goes over the NVLink of an A100.
     "distserve": System(
         "DistServe: prefill and decode apart, whole prompts first come first served, decode instances pull KV",
         pools={
@@ -95,7 +95,7 @@ SYSTEMS: dict[str, System] = {
         },
         cluster={
             "route": "least-loaded",
-            "kv_link": {"bandwidth": "600 Gbit/s", "latency": "5 us"},
+            "kv_link": {"bandwidth": "300 GB/s", "latency": "5 us"},
             "place": {"policy": "pull", "broadcast": "5 ms"},
         },
     ),

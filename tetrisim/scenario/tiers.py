@@ -49,7 +49,7 @@ class HintSpec:
     `lead`: from when the user types (`typing`), or from the end of the turn before (`pause`: an oracle). A share
     `missed` of the hints never comes; of all that come, a share `spurious` is about sessions that are over. A hint
     counts as one request of load until the turn comes, at most for `expire_s`. `rebind_above`: at arrival the choice is
-    made anew when the chosen instance has over so many times the load of the least loaded one, plus one request.
+    made anew when the chosen instance has over so many times the requests of the one with the fewest, plus one.
     """
 
     lead: Literal["typing", "pause"] = "typing"

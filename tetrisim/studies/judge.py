@@ -7,6 +7,7 @@ from math import ceil, inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from tetrisim.errors import ScenarioError
 from tetrisim.metrics import definitions as define
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.slo import SloSpec
@@ -79,6 +80,9 @@ def probe(scenario: Scenario, trace: Trace, rate_per_s: float, criterion: Criter
 
 def judged(result: Result, rate_per_s: float, criterion: Criterion) -> Probe:
     """What a finished run showed."""
+    classes = result.scenario.workload.classes
+    if not criterion.together and any(each.slo is not None for each in classes):
+        raise ScenarioError("slo", "classes have limits of their own", "--goodput, which counts each class by its own")
     rows = result.request_columns
     start = int(len(rows["status"]) * criterion.warmup)
     late = {name: column[start:] for name, column in rows.items()}
@@ -89,7 +93,7 @@ def judged(result: Result, rate_per_s: float, criterion: Criterion) -> Probe:
         rate_per_s,
         at,
         within,
-        good=define.good(late, result.scenario.slo, result.scenario.workload.classes) / len(late["status"]),
+        good=define.good(late, result.scenario.slo, classes) / len(late["status"]),
         served=float(define.completed(late).mean()),
         growth=growth,
         behind=growth > max(BEHIND, noise),

@@ -1,10 +1,12 @@
 """Tasks spread over the local cores by joblib, or over a Dask or Ray cluster; outcomes as they come."""
 
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -92,14 +94,28 @@ def _local(jobs: int, tasks: Sequence[Task]) -> Generator[Iterator[Outcome]]:
                                 "fewer processes, or more memory") from None  # fmt: skip
 
     parallel = Parallel(jobs, return_as="generator_unordered", pre_dispatch="3*n_jobs")
-    resource_tracker.ensure_running()  # its start would unblock the signal
+    for tracker in (resource_tracker, multiprocessing.resource_tracker):
+        tracker.ensure_running()  # its start would unblock the signal
+    outcomes: Any = iter(())
+    told = threading.excepthook
+    threading.excepthook = lambda args: None if _gave_up(args.thread) else told(args)
     try:
         with _deaf():
-            outcomes: Any = parallel(delayed(_in_worker)(task, os.getpid()) for task in tasks)
+            outcomes = parallel(delayed(_in_worker)(task, os.getpid()) for task in tasks)
         yield guarded(outcomes)
     except BaseException:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        with _deaf(), warnings.catch_warnings(action="ignore"):  # joblib warns that tasks are given up
+            if hasattr(outcomes, "close"):
+                outcomes.close()
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
         raise
+    finally:
+        threading.excepthook = told
+
+
+def _gave_up(thread: threading.Thread | None) -> bool:
+    """Whether it manages workers that are being stopped: it may stumble over tasks that are gone."""
+    return getattr(getattr(thread, "executor_flags", None), "shutdown", False)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def figure(scenario: Scenario) -> Findings:
     def draw(canvas):
         left, right = canvas.subplots(1, 2)
         names = {**{name: f"fixed {name}" for name in FIXED}, DYNAMIC: "dynamic", "v1": "vLLM V1", tuned: "tuned V1"}
-        for row, (name, label) in enumerate(names.items()):
+        for row, name in enumerate(names):
             value = estimate(100 * rows[name]["good"])
             colour = style.colour({DYNAMIC: OWN, "v1": 1, tuned: OTHER}.get(name, WORST))
             left.barh(row, value.mean, 0.6, xerr=value.half, color=colour, ecolor="0.3", capsize=3)

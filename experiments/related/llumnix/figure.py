@@ -37,12 +37,15 @@ def figure(scenario: Scenario) -> Findings:
     found = {rate: run_variants(override(scenario, {"workload.rate": rate}), SYSTEMS, _measure) for rate in RATES}
     here = found[JUDGED]
     here |= run_variants(override(scenario, {"workload.rate": JUDGED}), OTHERS, _measure)
-    own, v1 = here["Llumnix"], here["vLLM V1"]
+    own = here["Llumnix"]
     tuned = min((name for name in here if name.startswith("V1")), key=lambda name: here[name]["p99"].mean())
     stops = {mode: [_stop_ms(scenario, mode, tokens) for tokens in CONTEXTS] for mode in ("live", "stop")}
 
     def over(name: str, key: str = "p99") -> Estimate:
         return estimate(here[name][key] / own[key])
+
+    def lost_less(name: str) -> Estimate:
+        return estimate(own["lost"] - here[name]["lost"])
 
     metrics: dict[str, Estimate | float] = {
         "P99 TTFT, round robin over Llumnix": over("round robin"),
@@ -55,10 +58,8 @@ def figure(scenario: Scenario) -> Findings:
         "lost to preemption, Llumnix less round robin (ms a request)": estimate(
             own["lost"] - here["round robin"]["lost"]
         ),
-        "lost to preemption, Llumnix less V1 (ms a request)": estimate(own["lost"] - v1["lost"]),
-        "lost to preemption, Llumnix less dispatch alone (ms a request)": estimate(
-            own["lost"] - here["dispatch alone"]["lost"]
-        ),
+        "lost to preemption, Llumnix less V1 (ms a request)": lost_less("vLLM V1"),
+        "lost to preemption, Llumnix less dispatch alone (ms a request)": lost_less("dispatch alone"),
         "moves a hundred requests": estimate(own["moves"]),
         "stop of a move, live (ms)": estimate(own["stop"][~np.isnan(own["stop"])]),
         f"live stop, {CONTEXTS[-1]} tokens over {CONTEXTS[0]}": stops["live"][-1] / stops["live"][0],

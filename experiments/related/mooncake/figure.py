@@ -1,19 +1,19 @@
 """Mooncake: what its scheduler adds step by step, what it carries against vLLM on as many GPUs, and early rejection."""
 
 from collections.abc import Mapping
-from math import floor, log
 
 import numpy as np
 from paper.prefixes import MOONCAKE, chats
 from paper.scheduling import OTHER, OWN, VLLM, WORST, Settings, change, run_variants
+from paper.search import highest_rates
 
 from tetrisim.metrics import definitions as define
 from tetrisim.report import style
 from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.simulate import Result, simulate
+from tetrisim.simulate import Result
 from tetrisim.studies.figures import Findings
-from tetrisim.studies.seeds import SEEDS, Estimate, estimate
+from tetrisim.studies.seeds import Estimate, estimate
 from tetrisim.workload.trace import Trace
 
 ALL = {"cluster.reject.policy": "never"}
@@ -28,7 +28,7 @@ PAPER_S = (19.65, 5.27, 3.58, 3.07)
 PLACES = dict(zip(STEPS, (WORST, OTHER, VLLM, OWN), strict=True))
 
 NODE = {"tensor_parallel": 8, "block_tokens": 256}
-SMALL = {"workload.requests": 500, "workload.rate": 1.0}
+SMALL = {"workload.requests": 350, "workload.rate": 1.0}
 """The comparison at equal GPUs has four nodes."""
 
 
@@ -42,21 +42,22 @@ def _vllm(system: str, **pool: object) -> Settings:
 
 
 SYSTEMS: Mapping[str, Settings] = {
-    "Mooncake 2:2": _split(2),
     "Mooncake 3:1": _split(3),
     "vLLM V0": _vllm("vllm-v0"),
     "vLLM V1": _vllm("vllm-v1"),
     "V1, 512 tokens": _vllm("vllm-v1", max_num_batched_tokens=512),
 }
 LIMITS_S = (0.1, 0.2, 0.3)
-SHARE, OVERLOAD = 0.9, 1.5
-FIRST_PER_S, STEP = 2.0, 1.3
+SHARE, OVERLOAD, FEW = 0.9, 1.5, 4
+FIRST_PER_S = (2.0, 2.0, 2.0)
 
 
 def figure(scenario: Scenario) -> Findings:
-    """Figure 13 and section 5.2 of the FAST'25 paper."""
+    """The end-to-end and scheduling figures of the FAST'25 paper."""
     steps = run_variants(scenario, STEPS, _scheduling, _chats)
-    capacity = {name: np.array(_capacities(override(scenario, own))) for name, own in SYSTEMS.items()}
+    capacity = {
+        name: highest_rates(override(scenario, own), _shares, FIRST_PER_S, _chats) for name, own in SYSTEMS.items()
+    }
     best = capacity["Mooncake 3:1"]
     tuned = np.maximum(capacity["vLLM V1"], capacity["V1, 512 tokens"])
     ttft = {name: rows["ttft"] for name, rows in steps.items()}
@@ -73,7 +74,8 @@ def figure(scenario: Scenario) -> Findings:
     for name, base in (("V0", capacity["vLLM V0"]), ("V1", capacity["vLLM V1"]), ("tuned V1", tuned)):
         for place, limit in enumerate(LIMITS_S):
             metrics[f"rate against {name}, TBT {limit} s (%)"] = change(best[:, place], base[:, place])
-    metrics["rate, 2:2 against 3:1 (%)"] = change(capacity["Mooncake 2:2"][:, 1], best[:, 1])
+    even = highest_rates(override(scenario, _split(2)), _shares, FIRST_PER_S, _chats, FEW)
+    metrics["rate, 2:2 against 3:1 (%)"] = change(even[:, 1], best[:FEW, 1])
     metrics |= _rejection(scenario, OVERLOAD * float(best[:, 1].mean()))
 
     def draw(canvas):
@@ -95,7 +97,8 @@ def figure(scenario: Scenario) -> Findings:
             right.bar(where, [each.mean for each in points], 0.25, yerr=[each.half for each in points], label=name,
                       color=style.colour((OWN, VLLM, OTHER)[row]), ecolor="0.3", capsize=3)  # fmt: skip
         right.set_xticks(range(len(LIMITS_S)), [f"{limit} s" for limit in LIMITS_S])
-        right.legend(frameon=False, fontsize=9)
+        right.set_ylim(0, 5)
+        right.legend(frameon=False, fontsize=9, ncols=3, loc="upper center")
         style.plain(right, "Sustained by four nodes", "TBT limit", "requests/s")
         right.grid(False, axis="x")
 
@@ -115,40 +118,10 @@ def _scheduling(result: Result) -> Mapping[str, float]:
     }
 
 
-def _capacities(scenario: Scenario) -> list[list[float]]:
-    """For each seed and TBT limit, the highest rate at which nine of ten requests begin in time, gaps below it."""
-    found = [[FIRST_PER_S] * len(LIMITS_S)]
-    for seed in range(scenario.seed, scenario.seed + SEEDS):
-        shares = _Shares(override(scenario, {"seed": seed}))
-        found.append([_crossing(shares, place, near) for place, near in enumerate(found[-1])])
-    return found[1:]
-
-
-class _Shares(dict[int, list[float]]):
-    """Power of STEP, as a rate -> for each TBT limit, the worse of TTFT and gaps as a share of its limit."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-
-    def __missing__(self, power: int) -> list[float]:
-        run = override(self.scenario, {"workload.rate": STEP**power})
-        self[power] = _shares(simulate(run, trace=_chats(run)))
-        return self[power]
-
-
 def _shares(result: Result) -> list[float]:
+    """For each TBT limit, the worse of it and of the TTFT limit, which nine requests in ten have to keep."""
     late_s = float(np.quantile(define.ttft(result.request_columns), SHARE))
     return [max(late_s / 30.0, longest_tenth_s(result) / limit) for limit in LIMITS_S]
-
-
-def _crossing(shares: _Shares, place: int, near: float) -> float:
-    """The rate at which it is 1, looked for among powers of STEP from `near` on, and between two of them."""
-    power = floor(log(near) / log(STEP))
-    while (before := shares[power][place]) > 1:
-        power -= 1
-    while (here := shares[power + 1][place]) <= 1:
-        before, power = here, power + 1
-    return STEP ** (power - log(before) / (log(here) - log(before)))
 
 
 def longest_tenth_s(result: Result) -> float:
@@ -161,7 +134,7 @@ def longest_tenth_s(result: Result) -> float:
 
 def _rejection(scenario: Scenario, rate: float) -> dict[str, Estimate | float]:
     """Served in time at an overload that lasts, with and without early rejection."""
-    own = {**SYSTEMS["Mooncake 3:1"], "workload.rate": rate, "workload.requests": 1000}
+    own = {**SYSTEMS["Mooncake 3:1"], "workload.rate": rate, "workload.requests": 600}
     variants = {policy: {**own, "cluster.reject.policy": policy} for policy in ("late", "never")}
     runs = run_variants(scenario, variants, _in_time, _chats)
     return {
