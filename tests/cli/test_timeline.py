@@ -70,6 +70,8 @@ def test_a_comparison_and_a_taken_name_are_refused(tmp_path):
     assert "is a comparison; expected one of its runs" in refused.stderr
     assert "vllm-v1" in refused.stderr
     (tmp_path / "a").write_text("mine")
-    assert timeline(tmp_path / "cmp" / "vllm-v0", "-o", tmp_path / "a").exit_code == 2
+    refused = timeline(tmp_path / "cmp" / "vllm-v0", "-o", tmp_path / "a")
+    assert refused.exit_code == 2 and "expected a file that is not there yet; did you mean" in refused.stderr
     assert (tmp_path / "a").read_text() == "mine"
-    assert timeline(tmp_path / "cmp" / "vllm-v0", "-o", tmp_path / "nowhere" / "b").exit_code == 2
+    refused = timeline(tmp_path / "cmp" / "vllm-v0", "-o", tmp_path / "a" / "b")
+    assert refused.exit_code == 2 and "expected a writable file" in refused.stderr

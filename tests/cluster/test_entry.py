@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from laws.test_conservation import check_laws, run
 from laws.worlds import rows, worlds
-from simulate.by_hand import KV_BYTES, in_ms, use_timer
+from simulate.by_hand import KV_BYTES, in_ms, scenario, split, use_timer
 
 from tetrisim.cluster.kvcache import PrefixCache
 from tetrisim.cluster.request import Request
 from tetrisim.errors import ScenarioError
+from tetrisim.policies.registry import POLICIES
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
 from tetrisim.workload.trace import Trace
@@ -39,11 +40,11 @@ def by_hand(request, monkeypatch):
             cluster["fetch"] = {**fetch, **cluster.get("fetch", {})}
         else:
             pools = [{"role": "hybrid", "instances": prefills, "block_tokens": 16, "kv_blocks": 100}]
-        scenario = resolve({"model": "opt-125m", "system": system, "workload": workload or {},
+        made = resolve({"model": "opt-125m", "system": system, "workload": workload or {},
                             "cluster": {"gpu": "l40s", "pools": pools, **cluster}})  # fmt: skip
         times, prompts, outputs, ids = zip(*asked, strict=True)
         trace = Trace("by hand", np.array(times) / 1e3, np.array(prompts), np.array(outputs), tuple(ids), 16)
-        return simulate(scenario, request.param, trace=trace)
+        return simulate(made, request.param, trace=trace)
 
     return run_it
 
@@ -129,6 +130,23 @@ def test_the_prefix_aware_router_weighs_blocks_to_compute_against_blocks_in_use(
     # Without decodes nothing is in use, and the prefix is free: instance 0, though equal in load.
     result = by_hand([(0, 64, 2, A), (500, 64, 2, B), (1000, 64, 2, C), (1500, 64, 2, A)], system="dynamo", prefills=3)
     assert where(result) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_who_shares_the_last_chunk_of_a_prompt_waits_until_that_begins(monkeypatch, tmp_path, exact):
+    # Three chunks of 26 ms; the second request shares the third. A look at 30 ms: ten blocks of 4 are the first one's.
+    use_timer(monkeypatch)
+    seen = []
+
+    def look(view, request, rng):
+        usage = view.usage(0)
+        seen.append((usage.free_blocks, usage.waiting, usage.waiting_blocks(), usage.pending_tokens()))
+        return 0
+
+    monkeypatch.setitem(POLICIES["route"], "least-loaded", look)
+    simulate(scenario(tmp_path, [(0, 40, 1), (0, 8, 1), (30, 4, 1), (60, 4, 1)], **split()), exact)
+    # At 60 both are being computed and the third waits; how far they are shows at the end.
+    assert seen[2:] == [(90, 1, 2, 48), (88, 1, 1, 52)]
 
 
 def test_adopted_blocks_are_found_and_free():

@@ -10,6 +10,8 @@ from laws.test_conservation import check_laws, check_lives, run
 from laws.worlds import rows, worlds
 from simulate.by_hand import KV_BYTES, in_ms, scenario, use_timer
 
+from tetrisim.cluster.batch import DecodeBatch
+from tetrisim.cluster.request import Request
 from tetrisim.errors import ScenarioError
 from tetrisim.metrics.breakdown import breakdown
 from tetrisim.metrics.definitions import e2el
@@ -116,7 +118,7 @@ def flowing(draw):
     return document
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(flowing())
 def test_windows_and_single_steps_give_the_same_rows_while_decodes_flow(document):
     check_laws(document)
@@ -262,6 +264,47 @@ def test_a_destination_that_runs_out_sends_nobody_to_recompute(run_by_hand):
     assert moves(result) == [(1000, None, 1119, 2, 118, "no room")]
     assert in_ms(result, "finish_s")[0] == 1500
     assert result.requests.preemptions.tolist() == [0, 0]
+
+
+def test_blocks_held_for_one_that_comes_are_not_there_for_those_who_run(run_by_hand):
+    # As above, but the copy is under way for more than a second. Of 102 blocks 30 are held, so the other request can
+    # have 72: with 288 tokens of KV, 117 shown, it is preempted. At 1500 ms the first one has finished where it was, so
+    # its blocks are free: the other's 289 tokens are computed again in 3 steps, which show the 118th of 200.
+    result = run_by_hand([(0, 20, 150), (0, 172, 200)], **two({"latency": "1 s"}, kv_blocks=102))
+    assert moves(result) == [(1000, None, 1500, 1, 118, "finished")]
+    assert result.requests.preemptions.tolist() == [0, 1]
+    assert in_ms(result, "finish_s") == [1500, 1500 + 30 + 820]
+
+
+def test_what_a_step_does_elsewhere_comes_after_all_that_ends_with_it(run_by_hand):
+    # In lock step. The second request is copied to the first instance from 1000 ms on and finishes at 1050 ms, so 30
+    # blocks are free there: for the third, which wants 50 of 39. The step that begins at 1050 ms is planned by then.
+    rows = [(0, 20, 300), (0, 20, 105), (1010, 200, 1)]
+    result = run_by_hand(rows, **two({"policy": f"{MOVERS}:back"}))
+    assert moves(result) == [(1000, None, 1050, 1, 118, "finished")]
+    assert in_ms(result, "prefill_start_s")[2] == 1060
+    assert in_ms(result, "first_token_s")[2] == 1090  # beside a decode, 99 tokens a step
+
+
+def test_a_batch_forgets_who_has_left_for_another_one():
+    """By chance it is to finish there with the same step as it would have here: this batch must not let it finish."""
+    here, there = DecodeBatch(4), DecodeBatch(4)
+    stays, goes = Request(0, 0, 8, 6, 0), Request(1, 0, 8, 10, 0)
+    for sequence, request in enumerate((stays, goes)):
+        request.generated, request.sequence = 1, sequence
+        here.join(request, 8)
+    here.advance(2)
+    there.advance(2)
+    context = here.leave(goes)
+    here.forget(goes)
+    there.join(goes, context)
+    assert goes.finish_step == 9
+    here.advance(3)
+    assert here.finished() == [stays]
+    here.advance(4)
+    assert here.finished() == []
+    there.advance(7)
+    assert there.finished() == [goes]
 
 
 def test_combinations_that_cannot_be_are_refused(tmp_path):

@@ -16,22 +16,46 @@ SOME = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 SCALE = {"policy": "load", "period": "100 ms", "startup": "50 ms"}
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_one_comes_when_requests_wait_and_one_goes_when_nobody_does(monkeypatch, tmp_path, exact):
-    # One request at a time: 14 ms of prefill, 29 decodes of 11 ms. Two wait at 100 ms, so the second instance serves
-    # from 150 on, and takes the one that comes at 160. At 700 ms nobody waits: the second, idle, is given nothing more
-    # and is off at the next look, 800. At 5100 one waits again; the second serves from 5150 on.
+@pytest.fixture(params=[False, True], ids=["windows", "steps"])
+def by_hand(request, monkeypatch, tmp_path):
+    """Runs requests of 4 tokens in (arrival in ms, output) on two instances that serve one at a time."""
     use_timer(monkeypatch)
-    machines = one("vllm-v0", instances=2, max_num_seqs=1)
-    machines["cluster"]["scale"] = SCALE
-    asked = [(0, 4, 30), (0, 4, 30), (0, 4, 30), (160, 4, 30), (5010, 4, 30), (5011, 4, 30), (5200, 4, 30)]
-    result = simulate(scenario(tmp_path, asked, **machines), exact)
-    assert [int(name[-1]) for name in result.request_columns["prefill_instance"]] == [0, 0, 0, 1, 0, 0, 1]
-    assert in_ms(result, "first_token_s") == [14, 347, 680, 174, 5024, 5357, 5214]
-    assert result.instance_columns["off_s"].tolist() == [0, 4.3]
-    # The first from 0 to 5676 ms, the second from 160 to 5533 without the 4300 that it was off.
-    assert summarize(result)["gpu_seconds"] == pytest.approx(5.676 + 5.533 - 0.16 - 4.3, rel=1e-12)
+
+    def run_it(asked, **scale):
+        machines = one("vllm-v0", instances=2, max_num_seqs=1)
+        machines["cluster"]["scale"] = {**SCALE, **scale}
+        return simulate(scenario(tmp_path, [(at, 4, output) for at, output in asked], **machines), request.param)
+
+    return run_it
+
+
+def where(result):
+    return [int(name[-1]) for name in result.request_columns["prefill_instance"]]
+
+
+def test_one_comes_when_requests_wait_and_one_goes_when_nobody_does(by_hand):
+    # 14 ms of prefill, 29 decodes of 11 ms. Two wait at 100 ms, so a second instance serves from 150 on: not for the one
+    # that comes at 120, but for that of 160. At 1000 ms nobody waits, and from 1200 on the second is the eleventh look
+    # old: idle, it is given nothing more, and is off at the next, 1300. At 5100 one waits again; the second serves
+    # from 5150 on.
+    asked = [(0, 30), (0, 30), (0, 30), (120, 1), (160, 30), (5010, 30), (5011, 30), (5200, 30)]
+    result = by_hand(asked, grace=10)
+    assert where(result) == [0, 0, 0, 0, 1, 0, 0, 1]
+    assert in_ms(result, "first_token_s") == [14, 347, 680, 1013, 174, 5024, 5357, 5214]
+    assert result.instance_columns["off_s"].tolist() == [0, 3.8]
+    # The first from 0 to 5676 ms, the second from 160 to 5533 without the 3800 that it was off.
+    assert summarize(result)["gpu_seconds"] == pytest.approx(5.676 + 5.533 - 0.16 - 3.8, rel=1e-12)
     assert "modelled: an instance serves 0.05 s after it was added" in result.provenance
+
+
+def test_one_that_goes_serves_first_what_it_has(by_hand):
+    # Both work until 1103 and 1104 ms. At 100 nobody waits, and the second is given nothing more; the one that comes at
+    # 500 waits for the first, and nobody can be added. The second is off at 1200, and is added at 2100.
+    asked = [(0, 100), (1, 100), (500, 10), (2010, 30), (2011, 30), (2200, 30)]
+    result = by_hand(asked, initial=2, grace=0)
+    assert where(result) == [0, 1, 0, 0, 0, 1]
+    assert in_ms(result, "finish_s")[:3] == [1103, 1104, 1216]
+    assert result.instance_columns["off_s"].tolist() == [0, 0.9]
 
 
 @SOME

@@ -38,12 +38,12 @@ def test_the_thresholds():
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_three_looks_then_a_change_and_none_within_the_cooldown(monkeypatch, tmp_path, exact):
-    # One request a 10 ms and prompts of one chunk each: with 300 at once, the backlog takes 3 s less what is done. The
-    # TTFT limit is 1 s: at the looks of 1, 2 s the load is 2, 1; at 2 s the second of two confirmations. The decode
-    # instance with nothing on it changes at once, and none after it within 10 s.
+    # A thousand prompts of one chunk each at once: 10 s of work. The TTFT limit is 1 s, so at the looks of 1 s and 2 s
+    # the load is 9 and 8; at 2 s that is the second of two confirmations. A decode instance with nothing on it changes
+    # at once, and none after it: at 3 s the load is still 3.5 an instance, but within 10 s nobody follows.
     use_timer(monkeypatch, token_s=0.0)
     ratio = {"policy": "demand", "confirmations": 2}
-    requests = [(0, 16, 1)] * 310
+    requests = [(0, 16, 1)] * 1000
     document = split(flip={"policy": "never", "cost": "0 s"}, ratio=ratio, decode={"instances": 3})
     result = simulate(scenario(tmp_path, requests, slo={"ttft": "1 s", "tpot": "100 ms"}, **document), exact)
     flips = {name: column.tolist() for name, column in result.flip_columns.items()}

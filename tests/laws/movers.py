@@ -12,6 +12,11 @@ def once(members, spec):
     return [(who, 0, 1) for who in members[0].decodes()[:1]]
 
 
+def back(members, spec):
+    """The first request of the second instance goes to the first."""
+    return [(who, 1, 0) for who in members[1].decodes()[:1]]
+
+
 def nobody(members, spec):
     """Looks at all, moves none."""
     for member in members:

@@ -41,7 +41,8 @@ SchedulerOption = Annotated[
     str | None, typer.Option("--scheduler", metavar="ADDR", help="Of the Dask scheduler, or the Ray head.")
 ]
 WaitOption = Annotated[
-    float, typer.Option("--wait", metavar="SECONDS", help="How long a cluster has to answer and to have a worker.")
+    float,
+    typer.Option("--wait", min=0, metavar="SECONDS", help="How long a cluster has to answer and to have a worker."),
 ]
 PicturesOption = Annotated[bool, typer.Option("--pictures", help="Draw latency.png of each run; slower.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tetrisim.cli.common import SetOption, one_line_errors, read_scenario, sign_of_life
-from tetrisim.errors import OutputError, ScenarioError
+from tetrisim.errors import ScenarioError
 from tetrisim.units import parse
 
 RunArgument = Annotated[
@@ -41,15 +41,14 @@ def timeline_command(
         from tetrisim.cluster.steplog import StepLog
         from tetrisim.report.timeline import save_timeline
         from tetrisim.simulate import simulate
-        from tetrisim.studies.store import check_free
+        from tetrisim.workload.writers import new_file
 
-        check_free(out)
         scenario = read_scenario(_scenario_of(run), settings or [])
         log = StepLog(_time(start, "--from"), inf if end is None else _time(end, "--to"), steps, _numbers(requests))
         if log.to_s <= log.from_s:
             raise ScenarioError("--to", f"'{end}' is not after {log.from_s:g} s", "a later time")
         until = min(log.to_s, inf if scenario.horizon_s is None else scenario.horizon_s)
-        with sign_of_life(f"simulating {scenario.system}"):
+        with new_file(out) as partial, sign_of_life(f"simulating {scenario.system}"):
             result = simulate(replace(scenario, horizon_s=None if until == inf else until), log=log)
             ids = result.request_columns["request_id"].tolist()
             if unknown := sorted((log.requests or frozenset()).difference(ids)):
@@ -60,10 +59,7 @@ def timeline_command(
                 raise ScenarioError(
                     "--from", f"{who} runs from {span}", f"a time of the {result.simulated_s:g} s of the run"
                 )
-            try:
-                size = save_timeline(out, result, log)
-            except OSError as error:
-                raise OutputError(str(out), f"cannot write: {error.strerror or error}", "a writable file") from error
+            size = save_timeline(partial, result, log)
         all_steps = len(log.steps) + log.left_out
         typer.echo(
             f"{out}: {len(log.steps)} steps, {log.steps[0].start_s:.6g} s to {log.steps[-1].end_s:.6g} s, "

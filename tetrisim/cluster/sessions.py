@@ -90,7 +90,7 @@ class SessionScheduler(Scheduler):
         members = self.index.members
         turn.home = next((place for place, member in enumerate(members) if member.number == home), NEVER)
         member = self._policy(self.index, turn, self._rng)
-        if not 0 <= member < len(members):
+        if type(member) is not int or not 0 <= member < len(members):
             raise ScenarioError("cluster.route", f"chose {member!r}", f"0 to {len(members) - 1}")
         return member
 
@@ -115,15 +115,14 @@ class SessionScheduler(Scheduler):
 
     def enter(self, turns: deque[Turn], now: int) -> None:
         """The user sends the first of these turns."""
-        turn = turns.popleft()
-        self._to_come -= 1
-        turn.arrival = now
-        if not turn.rejected:
-            self._admit(turn)
-        elif turns:
-            self.enter(turns, now)
-        else:
-            self._begin(now)
+        while turns:
+            turn = turns.popleft()
+            self._to_come -= 1
+            turn.arrival = now
+            if not turn.rejected:
+                self._admit(turn)
+                return
+        self._begin(now)
 
 
 class _Entry(Alarm):

@@ -4,6 +4,8 @@ Layers are kept and loaded from the lowest up, so one number says which are in a
 only, and gives them back at once when the engine wants them (the last layers of who waits longest go first): a copy
 below outlives it. A session has one such copy; it moves when another instance serves a turn or is told to expect one.
 
+A turn that is preempted loads anew what earlier turns left.
+
 What is not modelled: copies count as made when the turn ends (their bytes take the link's time all the same), a move
 down from host to disk takes none, and KV that comes over the network or from a disk for a turn that waits for it goes
 on to the GPU layer by layer without counting against the host link, which is faster.

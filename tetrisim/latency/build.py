@@ -119,7 +119,7 @@ def _table_terms(shard: Shard, profile: Profile) -> tuple[Terms, Terms, Attentio
 def _table_linear(shard: Shard, profile: Profile) -> Terms:
     calls = _calls(shard, profile)
     ops = [(profile.curve(op), calls.get(op, 0)) for op in profile.linear]
-    if not shard.model.experts:
+    if not shard.model.experts or "whole_step" in calls:
         return lambda tokens: _add(_sum(ops, tokens), _reduces(shard, profile, tokens))
     return lambda tokens: _add(_sum(ops, tokens), _reduces(shard, profile, tokens), _routed(shard, profile, tokens))
 

@@ -133,7 +133,9 @@ class StepTimer:
 
     def foresee(self, chunk: int, cached: int, padded: int = 0) -> int:
         """Ticks of a step that prefills `chunk` tokens of one prompt alone, without an entry in the ledger."""
-        return self.fixed(max(chunk, padded), 1) + int(self.attention.mixed(chunk, cached, 0, 0.0)[0] * self._layer_ticks)
+        return self.fixed(max(chunk, padded), 1) + int(
+            self.attention.mixed(chunk, cached, 0, 0.0)[0] * self._layer_ticks
+        )
 
     def chunks(self, tokens: int, cached: int, count: int, slow: int = 0) -> int:
         """Ticks of `count` steps in a row that each prefill the next `tokens` tokens of one prompt alone.

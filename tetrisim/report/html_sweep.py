@@ -8,6 +8,7 @@ from typing import Any, cast
 from tetrisim.report.html_folder import Study
 from tetrisim.report.html_parts import Page, Spec, hint, look, numbers, row, sentences, table
 from tetrisim.report.style import SYSTEMS, place_of
+from tetrisim.report.sweep import best_lines, short_names
 from tetrisim.report.terminal import number
 
 METRICS = (
@@ -31,9 +32,12 @@ def sweep_page(found: Study) -> Page:
     good = [each for each in rows if each.get("status", "ok") == "ok"]
     seeds = int(found.content.get("seeds", 1))
     facts = f"{len(rows)} points" + (f", means of {seeds} seeds" if seeds > 1 else "")
-    page = Page("A sweep of " + " and ".join(grid), facts, _left_out(rows))
+    short = short_names([key for axis in grid for key in axis.split(",")])
+    placed = [each for each in good if _place(each, grid) is not None]
+    findings = [*_left_out(rows), *best_lines(placed, short, seeds)]
+    page = Page("A sweep of " + " and ".join(grid), facts, findings)
     metrics = [each for each in METRICS if any(_number(point.get(each[0])) is not None for point in good)]
-    dims = [_dim(key, values) for key, values in grid.items()]
+    dims = [_dim(", ".join(short[key] for key in axis.split(",")), values) for axis, values in grid.items()]
     points = [{"at": at, "values": _values(each, metrics), "half": _halves(each, metrics)}
               for each in good if (at := _place(each, grid)) is not None]  # fmt: skip
     limits = {} if any(key.startswith("slo") for axis in grid for key in axis.split(",")) else _limits(found.slo)

@@ -55,7 +55,7 @@ def print_report(
         binding(breakdowns or {}),
         *unserved(summaries),
         warmup_line(summaries),
-        slo_line(slo),
+        "" if any(key.endswith(":slo_attainment") for key in summaries[0]) else slo_line(slo),  # classes have their own
         *source_lines(summaries),
         wall_line(summaries),
     ]

@@ -23,17 +23,12 @@ _FIRST = {"M": 0, "X": 1, "s": 2, "t": 2, "i": 3, "C": 3}
 
 
 def save_timeline(path: Path, result: Result, log: StepLog) -> int:
-    """Write the events, one a line, under a temporary name first; returns the size in bytes."""
+    """Write the events, one a line; returns the size in bytes."""
     about = {"tetrisim": __version__, "system": result.scenario.system, "seed": result.scenario.seed}
     lines = ",\n".join(json.dumps(event, separators=(",", ":"), allow_nan=False) for event in events(result, log))
     # Perfetto knows the format by the first characters.
     text = f'{{"traceEvents":[\n{lines}\n],\n"displayTimeUnit":"ms","otherData":{json.dumps(about)}}}\n'
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    path.write_text(text)
     return len(text)
 
 

@@ -75,10 +75,11 @@ def _value(kind: Any, value: object, name: str, path: str) -> Any:
 
 def _several(kind: Any, value: object, name: str, path: str) -> tuple[Any, ...]:
     """A list, or a mapping by name of what has one."""
-    if isinstance(value, Mapping) and "name" in getattr(kind, "__dataclass_fields__", ()):
+    named = "name" in getattr(kind, "__dataclass_fields__", ())
+    if named and isinstance(value, Mapping):
         return _named(kind, cast("Mapping[object, object]", value), path)
     if not isinstance(value, list | tuple):
-        raise ScenarioError(path, f"is {_show(value)}", "a list")
+        raise ScenarioError(path, f"is {_show(value)}", "a mapping by name" if named else "a list")
     items = cast("list[object]", value)
     return tuple(_value(kind, item, name, f"{path}.{index}") for index, item in enumerate(items))
 

@@ -65,7 +65,7 @@ def _between(rate: Estimate) -> str:
 
 
 def _answer(found: Capacity, rate: Estimate) -> str:
-    what = f"95 % interval {_between(rate)}, {rate.seeds} seeds" if rate.seeds > 1 else "one seed, so no interval"
+    what = f"95 % interval {_between(rate)}, {rate.seeds} seeds" if rate.seeds > 1 else "one seed, so no interval,"
     return (
         f"{found.scenario.system} on {machines(found.scenario)} sustains {number(rate.mean)} requests/s ({what} of "
         f"{found.requests} requests) with {slo_text(found.scenario, found.criterion)}."

@@ -131,6 +131,6 @@ def _likely(limit: Bound, counts: Counts) -> tuple[int, float]:
 def _too_few(family: Family, limit: Bound, rate: float, candidates: int) -> Left:
     needs = " and ".join(f"{need:.2f} {role}" for role, need in zip(family.roles, limit.needs, strict=True))
     what = f"{rate:g} requests/s are at least the work of {needs} instances"
-    if len(family.roles) > 1:
+    if limit.together > sum(limit.needs):
         what += f", {limit.together:.2f} in all"
     return Left(family.name, "throughput", what, candidates)

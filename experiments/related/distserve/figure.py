@@ -82,9 +82,9 @@ def figure(scenario: Scenario) -> Findings:
         style.plain(left, "TTFT 0.25 s, TPOT 0.1 s", "requests/s a GPU at 90 % attainment")
         left.grid(False, axis="y")
         lines = {"DistServe": (own, OWN), "V0, 1 GPU": (alone, WORST), "V0": (v0, VLLM), "V1, tuned": (tuned, OTHER)}
-        for number, (name, (values, place)) in enumerate(lines.items()):
+        for (name, (values, place)), above in zip(lines.items(), (-2, -8, -2, 0), strict=True):
             points = [estimate(values[:, at]) for at in (2, 1, 0)]
-            draw_line(right, [30, 50, 100], points, place, name, (6, 8 - 6 * number))
+            draw_line(right, [30, 50, 100], points, place, name, (6, above))
         right.set_xlim(25, 125)
         right.set_ylim(0)
         style.plain(right, "Each at its best, TTFT 0.25 s", "TPOT limit (ms)", "requests/s a GPU")

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 from paper.prefixes import Chats, chats
-from paper.scheduling import OTHER, OWN, TETRI, VLLM, WORST, Values, draw_line, run_variants
+from paper.scheduling import OTHER, OWN, TETRI, VLLM, WORST, Values, change, draw_line, run_variants
 
 from tetrisim.metrics import definitions as define
+from tetrisim.metrics.summary import summarize
 from tetrisim.report import style
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import Result
+from tetrisim.streams import stream
 from tetrisim.studies.figures import Findings
 from tetrisim.studies.seeds import Estimate, estimate
 from tetrisim.workload.trace import Trace
@@ -28,6 +30,8 @@ TUNED = {
     f"{budget} tokens": {"cluster.route": "least-loaded", "cluster.pools.0.max_num_batched_tokens": budget}
     for budget in (2048, 16384)
 }
+SHOWN = {name: own for name, own in ROUTES.items() if name != "least-loaded"}
+TIDE, TIDE_S = 1600, 300.0
 PLACES = dict(zip(ROUTES, (WORST, VLLM, TETRI, OWN), strict=True))
 
 
@@ -54,12 +58,13 @@ def figure(scenario: Scenario) -> Findings:
     for name in ROUTES:
         metrics[f"chats, prompt tokens found, {name} (%)"] = estimate(100 * talk[name]["hit"])
     metrics["chats, busiest over mean instance, prefix-aware"] = estimate(talk["prefix-aware"]["skew"])
+    metrics |= _planned(scenario)
 
     def draw(canvas):
         left, right = canvas.subplots(1, 2)
-        for (name, place), above in zip(PLACES.items(), (-14, 12, -1, -4), strict=True):
+        for name, above, at in zip(SHOWN, (4, 4, -7), (0, -1, -1), strict=True):
             points = [estimate(1e3 * runs[name]["ttft"]) for runs in found.values()]
-            draw_line(left, [100 * share for share in SHARES], points, place, name, (6, above))
+            draw_line(left, [100 * share for share in SHARES], points, PLACES[name], name, (7, above), at)
         left.set_xlim(-4, 110)
         left.set_ylim(0)
         style.plain(left, "Documents", "of each prompt shared (%)", "mean TTFT (ms)")
@@ -82,7 +87,32 @@ def _run(scenario: Scenario, law: Chats, tuned: bool = False) -> dict[str, Value
     def trace(own: Scenario) -> Trace:
         return chats(own, law)
 
-    return run_variants(scenario, {**ROUTES, **TUNED} if tuned else ROUTES, _times, trace)
+    return run_variants(scenario, {**ROUTES, **TUNED} if tuned else SHOWN, _times, trace)
+
+
+def _planned(scenario: Scenario) -> dict[str, Estimate | float]:
+    """The load-based planner on a tide that rises from nearly nothing and falls again."""
+    scale = {"policy": "load", "period": "10 s", "startup": "20 s", "initial": 1}
+    runs = run_variants(scenario, {"planner": {"cluster.scale": scale}, "all": {}}, _cost, _tide)
+    return {
+        "tide, planner, GPU-seconds against all four (%)": change(runs["planner"]["cost"], runs["all"]["cost"]),
+        "tide, planner, within 1 s and 50 ms (%)": estimate(100 * runs["planner"]["good"]),
+        "tide, all four, within 1 s and 50 ms (%)": estimate(100 * runs["all"]["good"]),
+    }
+
+
+def _tide(scenario: Scenario) -> Trace:
+    """TIDE_S of requests like the documents', none of them shared; the rate is 1 - cos of the time."""
+    rng = stream(scenario.seed, "tide")
+    at = np.sort(rng.random(2 * TIDE) * TIDE_S)
+    at = at[rng.random(2 * TIDE) < (1 - np.cos(2 * np.pi * at / TIDE_S)) / 2]
+    prompts, outputs = (rng.lognormal(np.log(median), sigma, len(at)) for median, sigma in ((6000, 0.5), (150, 0.7)))
+    return Trace("tide", at, 1 + prompts.astype(int), 1 + outputs.astype(int))
+
+
+def _cost(result: Result) -> Mapping[str, float]:
+    summary = summarize(result)
+    return {"cost": summary["gpu_seconds"], "good": summary["slo_attainment"]}
 
 
 def _over(runs: Mapping[str, Values], base: str, key: str = "ttft") -> Estimate:

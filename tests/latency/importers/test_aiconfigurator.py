@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -256,3 +257,27 @@ def test_the_shared_tables_pass_the_check(tmp_path):
         errors = read_profile(folder).meta["errors"]
         assert errors["attention_decode"]["median"] < 0.03
         assert errors["gemm_shapes"]["median"] < 0.04
+
+
+def test_experts_are_read_where_their_shape_was_measured(tmp_path):
+    """Eight experts, two a token, 10 us an expert and 0.1 us a token; not a power law's rows, nor another cut's."""
+    data = tiny.systems(tmp_path / "systems")
+    config = {**tiny.MODEL, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+    (tmp_path / "moe").mkdir()
+    (tmp_path / "moe" / "config.json").write_text(json.dumps(config))
+    model = load_model(str(tmp_path / "moe" / "config.json"))
+    row = {"device": "NVIDIA H100", "moe_dtype": "bfloat16", "hidden_size": 1024, "inter_size": 3072, "topk": 2,
+           "num_experts": 8, "moe_ep_size": 1}  # fmt: skip
+    tiny.write(data / "moe/vllm/0.24.0/moe_perf.parquet", [
+        {**row, "moe_tp_size": cut, "distribution": how, "num_tokens": tokens,
+         "latency": (0.01 * min(8, 2 * tokens) + 1e-4 * tokens) * (3 if how != "balanced" or cut == 4 else 1)}
+        for cut in (1, 4) for how in ("power_law_1.2", "balanced") for tokens in (1, 2, 16, 64)
+    ])  # fmt: skip
+    one, two = (
+        read_profile(folder)
+        for folder in convert(tmp_path / "systems", tmp_path / "out", Wanted([model], (), ("bf16",), (1, 2)))
+    )
+    assert one.moe == pytest.approx({(1, 2): 20.1e-6, (2, 4): 40.2e-6, (16, 8): 81.6e-6, (64, 8): 86.4e-6})
+    assert one.meta["experts"] == {"count": 8, "active": 2, "intermediate": 3072}
+    assert "gate_up_proj" not in one.linear and one.calls_per_layer["router"] == 1
+    assert not two.moe and "router" not in two.calls_per_layer, "that cut was not measured: the roofline's experts"

@@ -6,8 +6,8 @@ chunks over a cached prefix (estimated, see `prefix_s`), norms, rotary, activati
 from bytes), point-to-point (estimated from the yaml). Times that only an L2 cache explains are raised to those of the
 memory (estimated). There are no mixed batches: prefill and decode add up (estimated). Host overhead between steps is
 not there: a stated constant fills it where scheduling overlaps the GPU's work, and `SEQUENTIAL_HOST_S` where it does
-not (estimated). Experts (`moe`) are not read, as MoE models are not runnable; neither are sliding
-windows.
+not (estimated). Routed experts are measured where their shape is in the table, with a router estimated from bytes, and
+left to the roofline where not. Sliding windows are not read.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +25,7 @@ from tetrisim.latency.importers.aiconfigurator_tables import (
     Heads,
     System,
     check_device,
+    experts,
     find_systems,
     keep,
     points,
@@ -50,6 +51,8 @@ GEMM_DTYPES = {"bf16": "bfloat16", "fp8": "fp8"}
 CALLS_PER_LAYER = {
     "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
 }  # fmt: skip
+DENSE = ("gate_up_proj", "act_fn", "down_proj")
+"""Those that a mixture of experts has none of."""
 CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
 PREFIXES = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
 """Cached tokens at which chunks are estimated."""
@@ -116,6 +119,8 @@ def _drafts(gpu: str, system: System, dtype: str, backend: str, wanted: Wanted) 
             draft.add("linear.csv", shape.linear(gemm))
             draft.add("head.csv", shape.head(head))
             draft.add("attention.csv", shape.attention())
+            if shape.experts:
+                draft.add("moe.csv", ((key, time, MEASURED) for key, time in shape.experts.items()))
             draft.add("collective.csv", shape.collectives())
             if wanted.sequential:
                 draft.add("host.csv", (((n,), time, ESTIMATED) for n, time in SEQUENTIAL_HOST_S.items()))
@@ -127,17 +132,21 @@ class _Shape:
 
     def __init__(self, system: System, model: ModelSpec, dtype: str, cut: int, backend: str) -> None:
         self.system, self.model, self.dtype, self.cut, self.backend = system, model, dtype, cut, backend
+        self._moe = system.optional("moe", backend, "moe_perf.parquet") if model.experts else None
+        self.experts = experts(self._moe, model, cut, GEMM_DTYPES[dtype]) if self._moe else {}
+        """The routed experts of one layer, where they were measured."""
 
     def draft(self, gpu: str, gemm: Gemm) -> Draft:
         """Its profile.yaml: which versions were read."""
         files = [gemm.path, *self._attention_files(), *(path for path in self._collective_files() if path)]
+        files += [self._moe] if self._moe and self.experts else []
         for path in files:
             check_device(path, DEVICES[gpu])
         read = {path.name.removesuffix("_perf.parquet"): path.parent.name for path in files}
         return Draft(
             gpu, self.model, self.dtype, self.cut,
             f"aiconfigurator tables of {self.system.name}, {self.backend} {gemm.path.parent.name}",
-            CALLS_PER_LAYER | ({"q_norm": 1, "k_norm": 1} if self.model.qk_norm else {}), CALLS_PER_STEP,
+            self._calls_per_layer(), CALLS_PER_STEP,
             {"system": self.system.name, "backend": self.backend, "versions": read, "unit there": "ms, mean of runs"},
             errors={"gemm_shapes": gemm.left_out()} if gemm.left_out() else {},
         )  # fmt: skip
@@ -145,7 +154,7 @@ class _Shape:
     def linear(self, gemm: Gemm) -> Iterator[Keyed]:
         """The four matrices, and what only bytes are known of."""
         matrices = matmuls(self.model, self.cut)
-        for op in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
+        for op in ("qkv_proj", "o_proj", *(() if self.model.experts else ("gate_up_proj", "down_proj"))):
             inputs, outputs = matrices[op]
             weights = inputs * outputs * DTYPE_BYTES[self.dtype]
             times, source = gemm.at(int(outputs), int(inputs))
@@ -156,8 +165,18 @@ class _Shape:
             for m, time in zip(gemm.m, self.system.seconds(2 * passes * elements * gemm.m), strict=True):
                 yield (op, int(m)), float(time), ESTIMATED
 
+    def _calls_per_layer(self) -> dict[str, int]:
+        calls = CALLS_PER_LAYER | ({"q_norm": 1, "k_norm": 1} if self.model.qk_norm else {})
+        if self.experts:
+            calls = {**calls, "router": 1}
+        return {op: count for op, count in calls.items() if not (self.model.experts and op in DENSE)}
+
     def _elementwise(self) -> dict[str, float]:
         elements = elementwise(self.model, self.cut)
+        if self.model.experts:
+            del elements["act_fn"]
+        if self.experts:
+            elements["router"] = self.model.hidden + self.model.experts
         if self.model.qk_norm:
             heads, kv_heads = self.model.heads // self.cut, max(1, self.model.kv_heads // self.cut)
             elements |= {"q_norm": 2 * heads * self.model.head_dim, "k_norm": 2 * kv_heads * self.model.head_dim}

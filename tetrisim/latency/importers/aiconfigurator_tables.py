@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from tetrisim.errors import ProfileError, nearest_name
+from tetrisim.latency.bounds import Experts
 from tetrisim.latency.grid import ESTIMATED, INTERPOLATED, MEASURED
+from tetrisim.scenario.model import ModelSpec
 
 PACKAGE = "aiconfigurator_core"
 REPEAT = 2.0
@@ -37,6 +39,13 @@ class System:
         if not found:
             raise ProfileError(str(folder), f"holds no {file}", f"<version>/{file}")
         return found[-1]
+
+    def optional(self, kind: str, backend: str, file: str) -> Path | None:
+        """The same, or None."""
+        try:
+            return self.table(kind, backend, file)
+        except ProfileError:
+            return None
 
     def seconds(self, moved: np.ndarray) -> np.ndarray:
         """The origin's own estimate of an element-wise op: bytes over scaled bandwidth, plus a constant."""
@@ -124,6 +133,33 @@ def read_columns(
     columns["seconds"] = columns.pop("latency") * 1e-3
     columns["row"] = np.arange(table.num_rows)
     return columns
+
+
+def experts(path: Path, model: ModelSpec, cut: int, dtype: str) -> dict[tuple[int, int], float]:
+    """(tokens, experts that get any of them) -> seconds of a layer's routed experts; empty for a shape without rows.
+
+    Of several routings the most even one: `balanced` deals tokens out in turn; of a power law's draws it is taken that
+    they reach as many experts as even ones. An engine uses the fastest of several kernels.
+    """
+    shape = {
+        "hidden_size": model.hidden, "inter_size": model.intermediate, "topk": model.active_experts,
+        "num_experts": model.experts, "moe_tp_size": cut, "moe_ep_size": 1,
+    }  # fmt: skip
+    columns = read_columns(path, ("num_tokens", *shape), ("moe_dtype", "distribution"))
+    wanted = columns["moe_dtype"] == dtype
+    for name, value in shape.items():
+        wanted &= columns[name] == value
+    rows = keep(columns, wanted.astype(bool))
+    routings = sorted(set(rows["distribution"].tolist()))  # "balanced", then the power laws by their exponent
+    if not routings:
+        return {}
+    found = points(path, keep(rows, rows["distribution"] == routings[0]), ("num_tokens",), fastest=True)
+    even = Experts(model.experts, model.active_experts, model.intermediate)
+    dealt = routings[0] == "balanced"
+    return {
+        (tokens, min(model.experts, tokens * even.active) if dealt else even.reached(tokens)): seconds
+        for (tokens,), seconds in found.items()
+    }
 
 
 def check_device(path: Path, name: str) -> None:

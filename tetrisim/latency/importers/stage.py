@@ -59,6 +59,9 @@ def install(drafts: Sequence[Draft], out: Path) -> list[Path]:
     A profile that exists is not replaced (OutputError). A value that cannot be, or a time that beats the card's
     physics, raises ProfileError with file and row.
     """
+    for draft in drafts:
+        if draft.model.experts and "gate_up_proj" in draft.calls_per_layer:
+            raise ProfileError("--model", f"{draft.model.name} has experts", "a dense model: these tables have none")
     targets = [out / draft.place for draft in drafts]
     for target in targets:
         if target.exists():
@@ -94,6 +97,9 @@ def _write(draft: Draft, stage: Path) -> None:
         "source": draft.source, "calls_per_layer": draft.calls_per_layer, "calls_per_step": draft.calls_per_step,
         "shape": asdict(draft.model), "provenance": draft.provenance,
     }  # fmt: skip
+    if draft.model.experts:
+        model = draft.model
+        meta["experts"] = {"count": model.experts, "active": model.active_experts, "intermediate": model.intermediate}
     if draft.includes:
         meta["includes"] = list(draft.includes)
     path = stage / "profile.yaml"
