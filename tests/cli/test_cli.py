@@ -145,6 +145,13 @@ def test_an_existing_folder_is_refused_before_simulating(engine, tmp_path, comma
     assert engine.given == []
 
 
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tetrisim", "run", "default", "--set", "workload.requests=10"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
 def test_ctrl_c_is_one_line_and_leaves_nothing(engine, tmp_path):
     engine.failure = KeyboardInterrupt()
     done = tetrisim("run", "default", "--out", str(tmp_path / "run"))

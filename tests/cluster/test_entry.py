@@ -144,7 +144,9 @@ def test_who_shares_the_last_chunk_of_a_prompt_waits_until_that_begins(monkeypat
         return 0
 
     monkeypatch.setitem(POLICIES["route"], "least-loaded", look)
-    simulate(scenario(tmp_path, [(0, 40, 1), (0, 8, 1), (30, 4, 1), (60, 4, 1)], **split()), exact)
+    simulate(
+        scenario(tmp_path, [(0, 40, 1), (0, 8, 1), (30, 4, 1), (60, 4, 1)], **split(prefill={"queue": "fcfs"})), exact
+    )
     # At 60 both are being computed and the third waits; how far they are shows at the end.
     assert seen[2:] == [(90, 1, 2, 48), (88, 1, 1, 52)]
 

@@ -34,9 +34,9 @@ def where(result):
 
 
 def test_one_comes_when_requests_wait_and_one_goes_when_nobody_does(by_hand):
-    # 14 ms of prefill, 29 decodes of 11 ms. Two wait at 100 ms, so a second instance serves from 150 on: not for the one
-    # that comes at 120, but for that of 160. At 1000 ms nobody waits, and from 1200 on the second is the eleventh look
-    # old: idle, it is given nothing more, and is off at the next, 1300. At 5100 one waits again; the second serves
+    # 14 ms of prefill, 29 decodes of 11 ms. Two wait at 100 ms, so a second instance serves from 150 on: not for the
+    # one that comes at 120, but for that of 160. Nobody waits from 1000 on, and at 1200 the second has been there for
+    # eleven looks: it is given nothing more, and is off at the next, 1300. At 5100 one waits again; the second serves
     # from 5150 on.
     asked = [(0, 30), (0, 30), (0, 30), (120, 1), (160, 30), (5010, 30), (5011, 30), (5200, 30)]
     result = by_hand(asked, grace=10)

@@ -6,6 +6,8 @@ from laws.test_conservation import check_laws, run
 from laws.worlds import rows, worlds
 from simulate.by_hand import scenario, split, use_timer
 
+from tetrisim.cluster.clock import ARRIVE, Alarm, Clock
+from tetrisim.cluster.control import ControlTick
 from tetrisim.errors import ScenarioError
 from tetrisim.policies.ratio import demand, pending
 from tetrisim.scenario.control import RatioSpec
@@ -96,3 +98,13 @@ def test_combinations_that_cannot_be_are_refused():
         resolve({"model": "opt-125m", "system": "vllm-v1", "cluster": {"gpu": "l40s", "ratio": {"policy": "demand"}}})
     with pytest.raises(ScenarioError, match="shrink"):
         resolve({"model": "opt-125m", "system": "arrow", "cluster": {"gpu": "l40s", "ratio": {"shrink": 2.0}}})
+
+
+def test_a_control_tick_rings_once_a_period_and_ends_with_the_run():
+    env, seen = Clock(initial_time=0), []
+    work = [35]  # something else is still to happen until then
+    env.arm(Alarm(lambda alarm: work.clear()), 35, ARRIVE)
+    ControlTick(env, 10, lambda: bool(work)).start(lambda now: seen.append(now), lambda now: seen.append(-now))
+    env.run()
+    assert seen == [10, -10, 20, -20, 30, -30]
+    assert env.now == 40  # the look that finds the run over

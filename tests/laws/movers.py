@@ -3,6 +3,7 @@
 
 def in_turn(members, spec):
     """Everybody who decodes goes on to the next instance."""
+    nobody(members, spec)
     count = len(members)
     return [(who, at, (at + 1) % count) for at, member in enumerate(members) for who in member.decodes() if count > 1]
 
@@ -18,7 +19,12 @@ def back(members, spec):
 
 
 def nobody(members, spec):
-    """Looks at all, moves none."""
+    """Looks at all, moves none; what waits is counted right."""
     for member in members:
-        _ = member.free_blocks, member.waiting_blocks(), member.decodes(), member.pending_tokens()
+        engine = member._instance.engine
+        wanted = sum(engine.kv.blocks(request.target) for request in (*engine.waiting.ordered, *engine.waiting.raw))
+        assert member.waiting_blocks() == wanted + sum(
+            engine.kv.blocks(each.target) - engine.kv.blocks(each.computed) for each in engine.partials
+        )
+        _ = member.free_blocks, member.decodes(), member.pending_tokens()
     return []

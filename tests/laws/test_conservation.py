@@ -153,7 +153,7 @@ def test_memory_stays_within_bounds_and_is_given_back(document, exact_steps):
         result = run(document, exact_steps)
     if result is None:
         return
-    assert checked > 0
+    assert checked > 0 or set(result.requests.status) == {"rejected"}
     for instance in clusters[0].instances:
         assert instance.engine.idle
         assert instance.engine.kv.free == instance.engine.kv.capacity

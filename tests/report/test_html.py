@@ -83,7 +83,7 @@ def test_a_sweep_has_a_value_a_point_and_says_what_could_not_be_run(tmp_path):
     page = report_page(pages.sweep(tmp_path / "out"))
     spec = data(page)["sweep"]
     assert [(dim["label"], dim["values"]) for dim in spec["dims"]] == [
-        ("workload.rate, /s", [5, 10]), ("system", ["vllm-v1", "x"]),
+        ("rate, /s", [5, 10]), ("system", ["vllm-v1", "x"]),
     ]  # fmt: skip
     assert [(row["at"], row["values"][0], row["half"][0]) for row in spec["rows"]] == [
         ([0, 0], 100, 5), ([0, 1], 101, 5), ([1, 0], 102, 5),
@@ -92,6 +92,7 @@ def test_a_sweep_has_a_value_a_point_and_says_what_could_not_be_run(tmp_path):
         ("p99 TTFT, ms", 100), ("goodput, requests/s", None),
     ]  # fmt: skip
     assert "1 of 4 points cannot be run." in page and "no such thing x" in page
+    assert "Best at rate 5 /s, system vllm-v1: p99 TTFT 100 ±5.00 ms (2 more whose intervals meet its own)" in page
 
 
 def test_linked_keys_are_one_axis(tmp_path):

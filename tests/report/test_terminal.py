@@ -66,6 +66,8 @@ def test_the_sentence_names_winners_and_ties():
         "fast wins on mean TTFT and mean E2EL; all are level (within 1 %) on mean TPOT and perf/$; "
         "slow and fast are level (within 1 %) on goodput."
     )
+    many = [row(name, request_goodput=100.0) for name in "abcd"]
+    assert "all but other are level (within 1 %) on goodput" in verdict([*many, rows[2]])
 
 
 def test_a_lone_run_and_an_empty_one_have_no_winner():
@@ -119,4 +121,8 @@ def test_what_binds_is_one_sentence():
         "b own prefill (100 %) and decode interference (60 %)."
     )
     assert binding({"a": parts(prefill_s=1.0)}).endswith(": a own prefill (100 %).")
+    six = dict.fromkeys("cdefg", two["b"]) | {"a": two["a"]}
+    assert binding(six).endswith(
+        ": own prefill and decode interference of c, d, e, f and g; queueing and own decode of a."
+    )
     assert binding({}) == binding({"a": {part: np.empty(0) for part in PARTS}}) == ""

@@ -1,6 +1,7 @@
 """What the commands share: options, settings, errors as one line, and the sign of life on a terminal."""
 
 import atexit
+import errno
 import json
 import signal
 import sys
@@ -46,13 +47,18 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse step times 
 
 @contextmanager
 def one_line_errors() -> Generator[None]:
-    """Turn a TetrisimError into one line and its exit code, and Ctrl-C into one line and exit code 130."""
+    """Turn a TetrisimError or a full disk into one line and its exit code, and Ctrl-C into one line and 130."""
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would cut the clean-up short
     try:
         yield
     except TetrisimError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"error: {error.strerror}", err=True)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None

@@ -27,6 +27,8 @@ class MobileEngine(Engine):
         self._stopping: list[Request] = []
         self.preemptions = 0
         """How many there have been."""
+        self.waiting_blocks = 0
+        """What the waiting queue wants, kept so that nobody has to look through it."""
         self.on_stopped: Callable[[Request], None]
         """A request has left the batch for its last copy; `computed` is its context."""
         self.on_lost: Callable[[Request, str], None]
@@ -35,6 +37,17 @@ class MobileEngine(Engine):
         """One that had come is in the batch; False: there is no memory for it, and it has to be recomputed."""
         self.on_decoding: Callable[[Request], None] | None = None
         """The prefill of a request has ended here, and it decodes here."""
+
+    def push(self, request: Request) -> bool:
+        """As Engine's."""
+        self.waiting_blocks += self.kv.blocks(request.target)
+        return super().push(request)
+
+    def _admit_waiting(self, pieces: list[Piece], scheduled: int) -> None:
+        first = len(pieces)
+        super()._admit_waiting(pieces, scheduled)
+        for request, _ in pieces[first:]:
+            self.waiting_blocks -= self.kv.blocks(request.target)
 
     def decodes(self) -> list[Request]:
         """The requests of the batch that nobody moves, in order of admission."""
@@ -126,6 +139,7 @@ class MobileEngine(Engine):
         request.preemptions += 1
         self._changed = True
         self.waiting.push_front(request)
+        self.waiting_blocks += self.kv.blocks(request.target)
         self.on_joined(request, False)
 
     def start_decode(self, request: Request) -> None:
@@ -143,6 +157,8 @@ class MobileEngine(Engine):
     def _preempt(self, request: Request) -> None:
         super()._preempt(request)
         self.preemptions += 1
+        if self.waiting.ordered and self.waiting.ordered[0] is request:  # else it is swapped out
+            self.waiting_blocks += self.kv.blocks(request.target)
         if request in self.moving:
             self._lose(request, "preempted")
 

@@ -88,7 +88,10 @@ class Usage:
     def waiting_blocks(self) -> int:
         """See MemberView."""
         kv, engine = self._instance.engine.kv, self._instance.engine
-        wanted = sum(kv.blocks(request.target) for request in self._waiting())
+        if isinstance(engine, MobileEngine):
+            wanted = engine.waiting_blocks
+        else:
+            wanted = sum(kv.blocks(request.target) for request in self._waiting())
         if engine.role == "prefill":  # a prompt has all of its blocks from the beginning
             return wanted
         return wanted + sum(kv.blocks(each.target) - kv.blocks(each.computed) for each in engine.partials)

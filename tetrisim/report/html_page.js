@@ -115,7 +115,9 @@ function axes(svg, box, x, y, spec) {
   }
   for (const value of spec.x.ticks || x.ticks(Math.max(2, Math.round((right - left) / 75)))) {
     el("line", {x1: x(value), x2: x(value), y1: bottom, y2: bottom + 4, class: "axis"}, svg);
-    el("text", {x: x(value), y: bottom + 17, class: "tick", "text-anchor": "middle"}, svg, spec.x.names ? spec.x.names[value] : short.format(value));
+    const name = spec.x.names ? String(spec.x.names[value]) : short.format(value);
+    const at = Math.min(x(value), right + 10 - 3.2 * name.length);  // about half its width: a long name stays in its panel
+    el("text", {x: at, y: bottom + 17, class: "tick", "text-anchor": "middle"}, svg, name);
   }
   el("line", {x1: left, x2: right, y1: bottom, y2: bottom, class: "axis"}, svg);
   el("text", {x: right, y: bottom + 33, class: "label", "text-anchor": "end"}, svg, spec.x.label + (spec.x.log ? ", log scale" : ""));

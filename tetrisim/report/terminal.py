@@ -107,7 +107,8 @@ def verdict(summaries: Summaries) -> str:
         winners = best(summaries, key, less_is_better)
         if winners:
             wins.setdefault(winners, []).append(name)
-    clauses = [_clause(winners, names, len(summaries)) for winners, names in wins.items()]
+    systems = [str(summary["system"]) for summary in summaries]
+    clauses = [_clause(winners, names, systems) for winners, names in wins.items()]
     return f"{'; '.join(clauses)}." if clauses else ""
 
 
@@ -120,10 +121,11 @@ def best(summaries: Summaries, key: str, less_is_better: bool) -> tuple[str, ...
     return tuple(system for system, value in values.items() if abs(value - top) <= LEVEL * abs(top))
 
 
-def _clause(winners: tuple[str, ...], names: list[str], contestants: int) -> str:
+def _clause(winners: tuple[str, ...], names: list[str], systems: list[str]) -> str:
     if len(winners) == 1:
         return f"{winners[0]} wins on {_and(names)}"
-    who = "all" if len(winners) == contestants else _and(winners)
+    others = [system for system in systems if system not in winners]
+    who = _and(winners) if len(winners) <= 2 * len(others) else "all but " + _and(others) if others else "all"
     return f"{who} are level (within {LEVEL * 100:.0f} %) on {_and(names)}"
 
 
@@ -131,15 +133,23 @@ def _and(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
 
 
+MOST_APART = 5
+"""Of more systems than this what binds is said for all alike at once."""
+
+
 def binding(breakdowns: Mapping[str, Parts]) -> str:
     """One sentence on what takes most of the time to the first token and after it; empty when nothing completed."""
     later = [part for part in PARTS if part not in TO_FIRST_TOKEN]
     clauses: list[str] = []
+    alike: dict[str, list[str]] = {}
     for system, parts in breakdowns.items():
-        tops = [largest(parts, among) for among in (TO_FIRST_TOKEN, later)]
-        said = " and ".join(f"{PARTS[top.part]} ({_percent(top.share)} %)" for top in tops if top is not None)
-        if said:
+        tops = [top for among in (TO_FIRST_TOKEN, later) if (top := largest(parts, among)) is not None]
+        if tops:
+            said = " and ".join(f"{PARTS[top.part]} ({_percent(top.share)} %)" for top in tops)
             clauses.append(f"{system} {said}")
+            alike.setdefault(" and ".join(PARTS[top.part] for top in tops), []).append(system)
+    if len(clauses) > MOST_APART:
+        clauses = [f"{parts} of {_and(systems)}" for parts, systems in alike.items()]
     return f"Largest part of TTFT, and of the time after it: {'; '.join(clauses)}." if clauses else ""
 
 

@@ -20,6 +20,7 @@ from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.memory import MemoryBar, memory_bar
 from tetrisim.scenario.model import load_model
 from tetrisim.scenario.scenario import Scenario
+from tetrisim.studies.capacity_text import seconds
 from tetrisim.studies.judge import Criterion
 from tetrisim.units import TICKS_PER_S
 from tetrisim.workload.trace import Trace
@@ -132,7 +133,7 @@ def bound(scenario: Scenario, traces: Sequence[Trace], criterion: Criterion) -> 
     floors = {name: min(work.floor(name) for work in works) for name in works[0].limits}
     for name, limit in works[0].limits.items():
         if all(work.misses(name) for work in works):
-            what = f"{name} of a request alone is at least {floors[name] * 1e3:.3g} ms, the limit {limit * 1e3:.3g} ms"
+            what = f"{name} of a request alone is at least {seconds(floors[name])}, the limit {seconds(limit)}"
             return Bound(what, f"{name} floor", bars, floors, (), 0.0)
     if criterion.together and all(work.misses("") for work in works):
         return Bound("too many requests miss one of the limits even alone", "floor", bars, floors, (), 0.0)
