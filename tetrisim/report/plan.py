@@ -97,6 +97,6 @@ def _legend(plan: Mapping[str, Any]) -> str:
     at = f"TTFT and TPOT at p{plan['percent']:g}"
     front = "* is on the Pareto front of tokens/s/gpu, tokens/s/user and $/M tokens."
     if plan["goal"]["rate"] is None:
-        return f"{shown}, by the rate each sustains; the rest at a rate that every seed meets, {at}. {front}"
+        return f"{shown}, by the rate each sustains; the rest at the lowest rate of its seeds, {at}. {front}"
     seeds = f"means over {len(plan['seeds'])} seeds (one where # is -)"
     return f"{shown}: {at}, {seeds}. {front} Of one price, the farthest from its limits comes first."

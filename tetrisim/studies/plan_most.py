@@ -90,7 +90,7 @@ def _finals(found: Plan, carried: Sequence[Carried], best: float, spread: Map, n
 
 
 def _sustained(task: Task, candidate: Candidate) -> tuple[Capacity, tuple[Look, ...]]:
-    """What a cluster sustains, and its runs at the highest rate that every seed meets; none where one meets none."""
+    """What a cluster sustains, and its runs at the lowest rate of its seeds; none where one meets none."""
     found = capacity(scenario_of(task.base, candidate), task.criterion, len(task.seeds))
     rates = [each.met.rate_per_s if each.met else 0.0 for each in found.found]
     rate = float(f"{min(rates):.4g}") * 0.999
