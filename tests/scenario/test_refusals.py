@@ -168,3 +168,10 @@ def test_a_file_that_is_not_there(tmp_path):
         load(tmp_path / "no.yaml")
     assert caught.value.where == str(tmp_path / "no.yaml")
     assert caught.value.expected == "a scenario YAML file, or 'default'"
+
+
+@pytest.mark.parametrize("name", ["a/b", ".."])
+def test_a_system_has_a_name_that_can_name_its_folder(name):
+    document = {"model": "opt-125m", "cluster": {"gpu": "l40s"}, "systems": {name: {"base": "vllm-v1"}}}
+    with pytest.raises(ScenarioError, match="cannot name the folder of its run"):
+        resolve(document)

@@ -42,6 +42,8 @@ def _check_own(label: str, entry: object) -> None:
     if not isinstance(entry, Mapping):
         raise ScenarioError(where, "is not a mapping", "overrides, as in {base: vllm-v1, cluster: ...}")
     written = cast(Fragment, entry)
+    if "/" in label or label in (".", ".."):
+        raise ScenarioError(where, "cannot name the folder of its run", "a name without '/'")
     if "base" not in written and label not in SYSTEMS:
         raise ScenarioError(f"{where}.base", "is missing", "one of " + ", ".join(SYSTEMS))
     if str(written.get("base", label)) not in SYSTEMS:

@@ -6,7 +6,7 @@ from functools import partial
 from tetrisim.studies.capacity import Capacity, capacity
 from tetrisim.studies.plan_bound import most_rate
 from tetrisim.studies.plan_record import Left, Note, Plan, Progress, Row, rank, source, trace_of
-from tetrisim.studies.plan_search import Carried, Look, Task, carry, look, verdict
+from tetrisim.studies.plan_search import MEETS, Carried, Look, Task, carry, look, verdict
 from tetrisim.studies.plan_space import Candidate, Counts, Family, scenario_of
 from tetrisim.studies.workers import Map
 
@@ -14,6 +14,10 @@ NEAR = 0.85
 """Clusters whose short runs carry less than this share of the best one's get no long runs."""
 FINALISTS, ALIKE = 8, 2
 """So many at most get long runs, and of those with the same GPU, system and tensor parallelism so many."""
+
+
+LOWERED = 10
+"""Times at most that a final rate is lowered by a hundredth."""
 
 
 def most(found: Plan, open_ones: Sequence[tuple[Family, list[Counts]]], spread: Map, note: Note) -> None:
@@ -90,10 +94,23 @@ def _finals(found: Plan, carried: Sequence[Carried], best: float, spread: Map, n
 
 
 def _sustained(task: Task, candidate: Candidate) -> tuple[Capacity, tuple[Look, ...]]:
-    """What a cluster sustains, and its runs at the lowest rate of its seeds; none where one meets none."""
+    """What a cluster sustains, and its runs at the lowest rate of its seeds; none where one meets none.
+
+    A seed may miss below its own rate, where others come together: then the rate is lowered until all meet it.
+    """
     found = capacity(scenario_of(task.base, candidate), task.criterion, len(task.seeds))
     rates = [each.met.rate_per_s if each.met else 0.0 for each in found.found]
     rate = float(f"{min(rates):.4g}") * 0.999
     if not min(rates):
         return found, ()
-    return found, tuple(look(task, candidate, rate, task.requests, seed) for seed in task.seeds)
+    looks = _looks(task, candidate, rate)
+    for _ in range(LOWERED):
+        if all(each.status(task.criterion) == MEETS for each in looks):
+            break
+        rate *= 0.99
+        looks = _looks(task, candidate, rate)
+    return found, looks
+
+
+def _looks(task: Task, candidate: Candidate, rate_per_s: float) -> tuple[Look, ...]:
+    return tuple(look(task, candidate, rate_per_s, task.requests, seed) for seed in task.seeds)

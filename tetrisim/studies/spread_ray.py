@@ -25,7 +25,7 @@ def on_ray(backend: Backend, tasks: Sequence[Task]) -> Generator[Iterator[Outcom
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our starting tells nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray is going to do; else it warns
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise TetrisimError("--backend ray", "ray is not installed", "pip install 'tetrisim[ray]'") from None
     check = Check("ray", tasks)
@@ -57,7 +57,9 @@ def _check_reachable(backend: Backend) -> None:
 
 
 def _check_nodes(ray: Any, check: Check, wait_s: float) -> None:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
+        NodeAffinitySchedulingStrategy,
+    )
 
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     ask = ray.remote(num_cpus=0)(_evaluate())
