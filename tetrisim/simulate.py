@@ -96,7 +96,7 @@ def simulate(
         cluster = assemble(scenario, exact_steps, trace.hash_block_tokens)
     else:
         cluster = assemble(scenario, True, trace.hash_block_tokens, log.instance)
-    if strict and not cluster.measured:
+    if strict and not cluster.machines.measured:
         raise ProfileError(
             "profile", "step times are estimated: " + "; ".join(cluster.provenance), "a measured profile"
         )
@@ -158,11 +158,12 @@ def _requests(scenario: Scenario, trace: Trace, cluster: Cluster) -> Iterator[Re
     spec = scenario.cluster.predict
     predict = find_policy("predict", spec.policy, "cluster.predict.policy")
     predicted = predict(trace.output_tokens, spec, streams.stream(scenario.seed, "prediction"))
-    refused = cluster.refuses(trace.prompt_tokens, trace.output_tokens)
+    machines = cluster.machines
+    refused = machines.refuses(trace.prompt_tokens, trace.output_tokens)
     if refused.all():
         longest = int(trace.prompt_tokens.max() + trace.output_tokens.max())
         raise ScenarioError("workload.trace", f"no request of {trace.name} can ever be served (up to {longest} tokens)",
-                            f"requests of at most {cluster.most_tokens} tokens: {cluster.limit}")  # fmt: skip
+                            f"requests of at most {machines.most_tokens} tokens: {machines.limit}")  # fmt: skip
     requests = _generate(trace, predicted, refused, scenario.cluster.place.heavy_tokens)
     if (trace.turns is not None) != (scenario.workload.trace == SESSIONS):
         raise ScenarioError("workload.trace", f"the requests given are not of '{scenario.workload.trace}'",

@@ -149,3 +149,11 @@ def test_a_width_that_makes_no_sense_is_refused(wrong):
                 "cluster": {"gpu": "l40s", "pools": [{"role": "hybrid", "precision": wrong}]},
             }
         )
+
+
+def test_instances_that_lose_bits_do_not_change_role():
+    pools = [{"role": "prefill"}, {"role": "decode", "precision": {}}]
+    document = {"model": "opt-125m", "system": "tetriinfer", "cluster": {"gpu": "l40s", "pools": pools}}
+    with pytest.raises(ScenarioError, match="flip"):
+        resolve(document)
+    resolve({**document, "cluster": {**document["cluster"], "flip": {"policy": "never"}}})

@@ -128,7 +128,7 @@ def bytes_moved(document, exact_steps):
         patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
         if run(document, exact_steps) is None:
             return None
-    store = clusters[0].tiers
+    store = clusters[0].machines.tiers
     moved = []
     for node in store.nodes:
         assert node.instance.engine.kv.free == node.instance.engine.kv.capacity

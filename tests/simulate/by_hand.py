@@ -48,7 +48,7 @@ def timer(step_s=10 * MS, token_s=1 * MS, context_s=0.0):
 
 def use_timer(monkeypatch, **terms):
     """Let every instance of the run take these times."""
-    monkeypatch.setattr("tetrisim.assemble.build_timer", lambda *_: (timer(**terms), "by hand"))
+    monkeypatch.setattr("tetrisim.machines.build_timer", lambda *_: (timer(**terms), "by hand"))
 
 
 def scenario(folder: Path, requests, **document):

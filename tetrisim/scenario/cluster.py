@@ -229,6 +229,9 @@ class ClusterSpec:
         if "prefill" in roles and self.kv_link is None:
             raise ValueError("kv_link: expected between prefill and decode pools, as in {bandwidth: 200 Gbit/s}")
         self._check_entry(roles)
+        changing = self.flip.policy != "never" or self.ratio.policy != "fixed"
+        if changing and any(pool.precision is not None for pool in self.pools):
+            raise ValueError("flip: expected never, and a fixed ratio, where a pool has a precision")
         if self.ratio.policy != "fixed" and ("prefill" not in roles or self.flip.policy != "never"):
             raise ValueError("ratio: expected with prefill and decode pools, and flip: {policy: never}")
         if self.migrate.on:
