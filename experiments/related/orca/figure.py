@@ -1,17 +1,14 @@
 """Static batches, iterations that anybody may join, and paged memory: the highest rate at a given latency."""
 
-from math import exp, log
-
-import numpy as np
 from paper.scheduling import OTHER, VLLM, WORST, change, run_variants
+from paper.search import highest_rates
 
 from tetrisim.metrics import definitions as define
 from tetrisim.report import style
 from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.simulate import simulate
 from tetrisim.studies.figures import Findings
-from tetrisim.studies.seeds import SEEDS, Estimate, estimate
+from tetrisim.studies.seeds import Estimate, estimate
 
 RESERVE = "cluster.pools.0.kv_reservation"
 SYSTEMS = {
@@ -29,12 +26,15 @@ TUNED = {
 }
 LIMIT_S = 0.2
 """Mean E2EL per output token that still counts as sustained, several times what a lone request takes."""
-LOWEST_PER_S, STEP = 0.05, 1.25
+LOWEST_PER_S = 0.05
 
 
 def figure(scenario: Scenario) -> Findings:
     """The comparison of the vLLM paper (arXiv 2309.06180, figure 12), whose Orca reserves memory in three ways."""
-    rates = {name: np.array(_rates(override(scenario, own))) for name, own in {**SYSTEMS, **TUNED}.items()}
+    rates = {
+        name: highest_rates(override(scenario, own), _over, [LOWEST_PER_S])[:, 0]
+        for name, own in {**SYSTEMS, **TUNED}.items()
+    }
     tuned = max(TUNED, key=lambda name: rates[name].mean())
     burst = {"workload.arrivals": "burst", "workload.rate": None}
     held = run_variants(scenario, {name: {**SYSTEMS[name], **burst} for name in SYSTEMS}, _held)
@@ -79,24 +79,9 @@ def figure(scenario: Scenario) -> Findings:
     return Findings(metrics, draw, (10.0, 3.8))
 
 
-def _rates(scenario: Scenario) -> list[float]:
-    """For each seed, the rate at which the mean latency of an output token crosses the limit."""
-    found: list[float] = []
-    for seed in range(scenario.seed, scenario.seed + SEEDS):
-        own = override(scenario, {"seed": seed})
-        rate = found[-1] / 2 if found else LOWEST_PER_S
-        while (before := _latency_s(own, rate)) > LIMIT_S:
-            rate /= 2
-        while (here := _latency_s(own, rate * STEP)) <= LIMIT_S:
-            before, rate = here, rate * STEP
-        part = (log(LIMIT_S) - log(before)) / (log(here) - log(before))
-        found.append(rate * exp(part * log(STEP)))
-    return found
-
-
-def _latency_s(scenario: Scenario, rate_per_s: float) -> float:
-    rows = simulate(override(scenario, {"workload.rate": rate_per_s})).request_columns
-    return float((define.e2el(rows) / rows["output_tokens"]).mean())
+def _over(result):
+    rows = result.request_columns
+    return [float((define.e2el(rows) / rows["output_tokens"]).mean()) / LIMIT_S]
 
 
 def _held(result):

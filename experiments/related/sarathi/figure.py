@@ -1,9 +1,8 @@
 """Stall-free batches: how long a running request waits when a prompt comes, and the rate at a limit on that wait."""
 
-from math import exp, log
-
 import numpy as np
 from paper.scheduling import OTHER, VLLM, draw_line
+from paper.search import highest_rates
 
 from tetrisim.metrics import definitions as define
 from tetrisim.report import style
@@ -11,7 +10,7 @@ from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import simulate
 from tetrisim.studies.figures import Findings
-from tetrisim.studies.seeds import SEEDS, Estimate, estimate
+from tetrisim.studies.seeds import Estimate, estimate
 from tetrisim.workload.trace import Trace
 
 POOL = "cluster.pools.0"
@@ -33,17 +32,16 @@ LIMITS_S = {"strict": 0.1, "relaxed": 0.5}
 """Limits on the 99th percentile of the gaps between tokens, the paper's for a 7B model."""
 QUEUE_S = 2.0
 """And on the median time in the queue, so that a rate is one that lasts."""
-FIRST_PER_S, STEP = 0.5, 1.3
+FIRST_PER_S = 0.5
 
 
 def figure(scenario: Scenario) -> Findings:
     """The stall that the paper's figure 1 shows, and the capacities of its figure 10."""
     stalls = {name: [_stall_s(override(scenario, own), prompt) for prompt in PROMPTS] for name, own in SYSTEMS.items()}
-    rates = {
-        (name, level): _rates(override(scenario, own), limit_s)
-        for name, own in {**SYSTEMS, **TUNED}.items()
-        for level, limit_s in LIMITS_S.items()
-    }
+    rates: dict[tuple[str, str], np.ndarray] = {}
+    for name, own in {**SYSTEMS, **TUNED}.items():
+        columns = highest_rates(override(scenario, own), _over, [FIRST_PER_S] * len(LIMITS_S)).T
+        rates |= {(name, level): column for level, column in zip(LIMITS_S, columns, strict=True)}
     best = {level: max((rates[budget, level] for budget in TUNED), key=np.mean) for level in LIMITS_S}
     metrics: dict[str, Estimate | float] = {
         "longest gap, prompts of 8192 over 512, V0": stalls["vLLM V0"][-1] / stalls["vLLM V0"][0],
@@ -118,24 +116,10 @@ def _stall_s(scenario: Scenario, prompt: int) -> float:
     return float((gaps["first_s"] + np.maximum(gaps["slope_s"], 0) * (gaps["steps"] - 1)).max())
 
 
-def _rates(scenario: Scenario, limit_s: float) -> np.ndarray:
-    """For each seed, the rate at which the gaps or the queue reach their limit, between two that are a step apart."""
-    found: list[float] = []
-    for seed in range(scenario.seed, scenario.seed + SEEDS):
-        own = override(scenario, {"seed": seed})
-        rate = found[-1] / 2 if found else FIRST_PER_S
-        while (before := _share(own, rate, limit_s)) > 1:
-            rate /= 2
-        while (here := _share(own, rate * STEP, limit_s)) <= 1:
-            before, rate = here, rate * STEP
-        found.append(rate * exp(-log(before) / (log(here) - log(before)) * log(STEP)))
-    return np.array(found)
-
-
-def _share(scenario: Scenario, rate_per_s: float, limit_s: float) -> float:
-    """Gaps and queue over their limits, the larger of the two."""
-    result = simulate(override(scenario, {"workload.rate": rate_per_s}))
+def _over(result):
+    """For each limit: gaps and queue over theirs, the larger of the two."""
     rows = result.request_columns
     [gap_s] = define.itl(result.gap_columns).percentiles((99.0,))
     assert gap_s is not None
-    return max(gap_s / limit_s, float(np.median(rows["prefill_start_s"] - rows["arrival_s"])) / QUEUE_S)
+    queue = float(np.median(rows["prefill_start_s"] - rows["arrival_s"])) / QUEUE_S
+    return [max(gap_s / limit_s, queue) for limit_s in LIMITS_S.values()]
