@@ -50,7 +50,6 @@ class Cluster:
         self.planner: Planner | None = None
         self._make, self._exact = make, exact_steps
         self.machines = Machines(scenario, self.env, hash_block_tokens)
-        self._hash_block_tokens = hash_block_tokens
 
     @property
     def provenance(self) -> tuple[str, ...]:
@@ -143,7 +142,7 @@ class Cluster:
         if policy is not None:
             scheduler.set_rejection(reject, policy)
         policy = find_policy("fetch", fetch.policy, "cluster.fetch.policy")
-        if policy is not None and (self.machines.sessions or self._hash_block_tokens is not None):
+        if policy is not None and (self.machines.sessions or self.machines.hash_block_tokens is not None):
             scheduler.set_fetching(fetch, policy, self.machines.model.kv_bytes_per_token(self.scenario.dtype))
             rate = fetch.bandwidth_bytes_per_s / 1e9
             self.machines.sources[f"modelled: prefixes fetched at {rate:g} GB/s an instance one way"] = None

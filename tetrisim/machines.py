@@ -48,7 +48,7 @@ class Machines:
         """One line a latency table, and one for each cost that is modelled and not measured."""
         self.pools: dict[int, PoolSpec] = {}
         """Number of an instance -> the pool that it is of now."""
-        self._hash_block_tokens = hash_block_tokens
+        self.hash_block_tokens = hash_block_tokens
         self._timers: dict[tuple[str, int, int | None], StepTimer] = {}
         self._widths: dict[tuple[Shard, PrecisionSpec], tuple[Widths, WidthTimers]] = {}
         self._predictor = Predictor(scenario.cluster.predict)
@@ -156,7 +156,7 @@ class Machines:
 
     def _kv(self, instance: Instance, pool: PoolSpec, blocks: int, where: str) -> KVCache:
         reserve = int(pool.watermark * blocks)
-        unit = self._hash_block_tokens
+        unit = self.hash_block_tokens
         if self.tiers is not None:
             gpu = load_gpu(pool.gpu or self.scenario.cluster.gpu, where)
             host_bytes_per_s = gpu.host_bytes_per_s * pool.tensor_parallel

@@ -1,13 +1,11 @@
 """Routing by prefixes and by predicted TTFT, prefixes from peers, and who is turned away: by hand, and as laws."""
 
-from importlib import import_module
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from laws.test_conservation import check_laws, run
-from laws.worlds import rows, worlds
+from laws.worlds import assembled, rows, worlds
 from simulate.by_hand import KV_BYTES, in_ms, scenario, split, use_timer
 
 from tetrisim.cluster.kvcache import PrefixCache
@@ -18,7 +16,6 @@ from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
 from tetrisim.workload.trace import Trace
 
-SIMULATE = import_module("tetrisim.simulate")
 SOME = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
@@ -194,10 +191,7 @@ def test_windows_and_single_steps_give_the_same_rows_whatever_is_fetched(documen
 @SOME
 @given(eager(), st.booleans())
 def test_bytes_fetched_arrive_and_blocks_are_given_back(document, exact_steps):
-    clusters = []
-    assemble = SIMULATE.assemble
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
+    with assembled() as clusters:
         result = run(document, exact_steps)
     if result is None:
         return

@@ -1,13 +1,11 @@
 """Running requests move between instances: worked by hand, and in random worlds where everybody moves all the time."""
 
-from importlib import import_module
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from laws.test_conservation import check_laws, check_lives, run
-from laws.worlds import rows, worlds
+from laws.worlds import assembled, rows, worlds
 from simulate.by_hand import KV_BYTES, in_ms, scenario, use_timer
 
 from tetrisim.cluster.batch import DecodeBatch
@@ -20,7 +18,6 @@ from tetrisim.scenario.control import MigrateSpec
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
 
-SIMULATE = import_module("tetrisim.simulate")
 MANY = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
@@ -54,10 +51,7 @@ def test_windows_and_single_steps_give_the_same_rows_whoever_moves(document):
 @MANY
 @given(restless(), st.booleans())
 def test_whoever_moves_memory_stays_within_bounds_and_is_given_back(document, exact_steps):
-    clusters = []
-    assemble = SIMULATE.assemble
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
+    with assembled() as clusters:
         result = run(document, exact_steps)
     if result is None:
         return

@@ -1,12 +1,10 @@
 """What no system and no policy may break: the same rows by windows and by steps, nothing lost, memory within bounds."""
 
-from importlib import import_module
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from laws.worlds import MOMENTS, policy_settings, rows, worlds
+from laws.worlds import MOMENTS, assembled, policy_settings, rows, worlds
 
 from tetrisim.cluster.engine import Engine
 from tetrisim.errors import ScenarioError
@@ -14,7 +12,6 @@ from tetrisim.scenario.load import resolve
 from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import Result, simulate
 
-SIMULATE = import_module("tetrisim.simulate")  # `tetrisim.simulate` is the function
 slow_draw = [HealthCheck.too_slow, HealthCheck.data_too_large]
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=slow_draw)
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=slow_draw)
@@ -142,14 +139,11 @@ def test_memory_stays_within_bounds_and_is_given_back(document, exact_steps):
         self.kv.check()
         return done
 
-    clusters = []
-    assemble = SIMULATE.assemble
-    with pytest.MonkeyPatch.context() as patch:
+    with assembled() as clusters, pytest.MonkeyPatch.context() as patch:
         for kind in kinds(Engine):
             if "plan" in vars(kind):
                 patch.setattr(kind, "plan", watched(vars(kind)["plan"]))
         patch.setattr(Engine, "complete", watched_complete)
-        patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
         result = run(document, exact_steps)
     if result is None:
         return

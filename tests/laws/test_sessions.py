@@ -1,12 +1,10 @@
 """Sessions under every system: the same rows by windows and by steps, and KV that stays between turns within bounds."""
 
-from importlib import import_module
-
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from laws.test_conservation import check_laws, run
-from laws.worlds import machines, rows, worlds
+from laws.worlds import assembled, machines, rows, worlds
 
 from tetrisim.assemble import assemble
 from tetrisim.cluster.engine import Engine
@@ -16,7 +14,6 @@ from tetrisim.scenario.load import resolve
 from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import simulate
 
-SIMULATE = import_module("tetrisim.simulate")  # `tetrisim.simulate` is the function
 slow_draw = [HealthCheck.too_slow, HealthCheck.data_too_large]
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=slow_draw)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=slow_draw)
@@ -116,16 +113,15 @@ def test_what_is_kept_is_within_bounds_and_no_byte_is_lost(document):
 
 def bytes_moved(document, exact_steps):
     """Run a world and check its books; returns the bytes sent and called off on every link."""
-    clusters, plan = [], Engine.plan
+    plan = Engine.plan
 
     def watched_plan(self):
         pieces = plan(self)
         self.kv.check()
         return pieces
 
-    with pytest.MonkeyPatch.context() as patch:
+    with assembled() as clusters, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "plan", watched_plan)
-        patch.setattr(SIMULATE, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
         if run(document, exact_steps) is None:
             return None
     store = clusters[0].machines.tiers

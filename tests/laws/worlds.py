@@ -2,10 +2,15 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
+from tetrisim.assemble import Cluster
 from tetrisim.policies.registry import POLICIES
 from tetrisim.scenario.presets import SYSTEMS
 from tetrisim.simulate import Result
@@ -205,3 +210,13 @@ def rows(result: Result) -> dict[str, list[Any]]:
         name: [None if value != value else value for value in column.tolist()]
         for name, column in result.request_columns.items()
     }
+
+
+@contextmanager
+def assembled() -> Iterator[list[Cluster]]:
+    """The clusters of the runs in this block."""
+    module, clusters = import_module("tetrisim.simulate"), list[Cluster]()  # `tetrisim.simulate` is the function
+    assemble = module.assemble
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "assemble", lambda *args: clusters.append(assemble(*args)) or clusters[-1])
+        yield clusters

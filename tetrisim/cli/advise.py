@@ -1,20 +1,16 @@
 """`tetrisim advise`: what binds, and the cheapest change that would fix a missed SLO."""
 
-import os
-
 import typer
 
-from tetrisim.cli.capacity import SeedsOption
-from tetrisim.cli.common import (
-    JsonOption,
-    ScenarioArgument,
-    SetOption,
-    one_line_errors,
-    print_json,
-    read_scenario,
-    sign_of_life,
+from tetrisim.cli.common import JsonOption, ScenarioArgument, SetOption, one_line_errors
+from tetrisim.cli.criterion import (
+    GoodputOption,
+    PercentileOption,
+    SeedsOption,
+    WarmupOption,
+    answer,
+    parse_criterion,
 )
-from tetrisim.cli.criterion import GoodputOption, PercentileOption, WarmupOption, parse_criterion
 
 NO_CHANGE = 3
 """Exit code when neither a change nor a pair of them meets the SLO."""
@@ -36,16 +32,9 @@ def advise_command(
     """
     with one_line_errors():
         # Imported here, or `tetrisim --help` would load numpy and the engine.
-        from tetrisim.report.terminal import source_lines
         from tetrisim.studies.advise import advise
 
         criterion = parse_criterion(percentile, goodput, warmup)
-        base = read_scenario(scenario, settings or [])
-        with sign_of_life("reading the workload") as now:
-            found = advise(base, criterion, seeds, os.cpu_count() or 1, now)
-        if as_json:
-            print_json(found.summary())
-        else:
-            typer.echo(f"{found}\n{source_lines([found.summary()])[0]}")
+        found = answer(advise, scenario, settings or [], criterion, seeds, as_json)
         if not found.met and not found.answers:
             raise typer.Exit(NO_CHANGE)

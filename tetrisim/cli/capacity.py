@@ -1,25 +1,19 @@
 """`tetrisim capacity`: the highest arrival rate under the SLO."""
 
-import os
-from typing import Annotated
-
 import typer
 
-from tetrisim.cli.common import (
-    JsonOption,
-    ScenarioArgument,
-    SetOption,
-    one_line_errors,
-    print_json,
-    read_scenario,
-    sign_of_life,
+from tetrisim.cli.common import JsonOption, ScenarioArgument, SetOption, one_line_errors
+from tetrisim.cli.criterion import (
+    GoodputOption,
+    PercentileOption,
+    SeedsOption,
+    WarmupOption,
+    answer,
+    parse_criterion,
 )
-from tetrisim.cli.criterion import GoodputOption, PercentileOption, WarmupOption, parse_criterion
 
 NO_RATE = 3
 """Exit code when even a very low rate misses the SLO."""
-
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Seeds that the interval is over.")]
 
 
 def capacity_command(
@@ -37,16 +31,9 @@ def capacity_command(
     """
     with one_line_errors():
         # Imported here, or `tetrisim --help` would load numpy and the engine.
-        from tetrisim.report.terminal import source_lines
         from tetrisim.studies.capacity import capacity
 
         criterion = parse_criterion(percentile, goodput, warmup)
-        base = read_scenario(scenario, settings or [])
-        with sign_of_life("reading the workload") as now:
-            found = capacity(base, criterion, seeds, os.cpu_count() or 1, now)
-        if as_json:
-            print_json(found.summary())
-        else:
-            typer.echo(f"{found}\n{source_lines([found.summary()])[0]}")
+        found = answer(capacity, scenario, settings or [], criterion, seeds, as_json)
         if found.rate is None:
             raise typer.Exit(NO_RATE)

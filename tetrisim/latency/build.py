@@ -32,7 +32,7 @@ def build_timer(shard: Shard, ref: str, where: str, split_above: int | None = No
     Parallelism); attention is by heads either way, so it takes the same time and the KV cache stays where it is.
     """
     profile = _find(shard, ref, where)
-    linear, head, attention = _roofline_terms(shard) if profile is None else _table_terms(shard, profile)
+    linear, head, attention = roofline_terms(shard) if profile is None else _table_terms(shard, profile)
     if split_above is not None and shard.tensor_parallel > 1:
         whole = replace(shard, tensor_parallel=1)
         table = _find(whole, ref if profile is None else str(profile.folder.parent), where, needed=False)
@@ -66,15 +66,17 @@ def _find(shard: Shard, ref: str, where: str, needed: bool = True) -> Profile | 
     return profile
 
 
-def _roofline_terms(shard: Shard) -> tuple[Terms, Terms, Attention]:
+def roofline_terms(shard: Shard) -> tuple[Terms, Terms, Attention]:
+    """Linear ops with their collectives, head with the host, and attention."""
+
     def head(sequences: np.ndarray) -> Columns:
-        return _estimated(roofline.head_s(shard, sequences) + roofline.host_s(sequences))
+        return estimated_alone(roofline.head_s(shard, sequences) + roofline.host_s(sequences))
 
     return _roofline_linear(shard), head, RooflineAttention(shard)
 
 
 def _roofline_linear(shard: Shard) -> Terms:
-    return lambda tokens: _estimated(roofline.linear_s(shard, tokens) + roofline.collectives_s(shard, tokens))
+    return lambda tokens: estimated_alone(roofline.linear_s(shard, tokens) + roofline.collectives_s(shard, tokens))
 
 
 def _split(shard: Shard, rows: Terms) -> Terms:
@@ -82,7 +84,7 @@ def _split(shard: Shard, rows: Terms) -> Terms:
 
     def linear(tokens: np.ndarray) -> Columns:
         each = np.ceil(tokens / shard.tensor_parallel)  # padded, so that every GPU has as many
-        return _add(rows(each), _estimated(roofline.all_to_alls_s(shard, each * shard.tensor_parallel)))
+        return _add(rows(each), estimated_alone(roofline.all_to_alls_s(shard, each * shard.tensor_parallel)))
 
     return linear
 
@@ -131,7 +133,7 @@ def _routed(shard: Shard, profile: Profile, tokens: np.ndarray) -> Columns:
     """
     layers = shard.model.layers
     if not profile.moe:
-        return _estimated(layers * roofline.experts_s(shard, tokens))
+        return estimated_alone(layers * roofline.experts_s(shard, tokens))
     slices = Slices({(active, count): seconds for (count, active), seconds in profile.moe.items()})
     pairs = zip(roofline.reached(shard.model, tokens).tolist(), tokens.tolist(), strict=True)
     found = [slices.at(active, count) for active, count in pairs]
@@ -157,7 +159,7 @@ def _reduces(shard: Shard, profile: Profile, tokens: np.ndarray) -> Columns:
     if "all_reduce" in profile.includes:
         return _sum([], tokens)
     if profile.all_reduce is None or shard.tensor_parallel == 1:
-        return _estimated(roofline.collectives_s(shard, tokens))
+        return estimated_alone(roofline.collectives_s(shard, tokens))
     # Activations stay at 16 bits where the weights have 8.
     sizes = tokens * shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
     return _sum([(profile.all_reduce, 2 * shard.model.layers)], sizes)
@@ -167,7 +169,7 @@ def _host(profile: Profile, sequences: np.ndarray) -> Columns:
     if "host" in profile.includes:
         return _sum([], sequences)
     if profile.host is None:
-        return _estimated(roofline.host_s(sequences))
+        return estimated_alone(roofline.host_s(sequences))
     return _sum([(profile.host, 1)], sequences)
 
 
@@ -193,7 +195,8 @@ def _sum(ops: list[tuple[Curve, int]], sizes: np.ndarray) -> Columns:
     return total, measured, estimated
 
 
-def _estimated(seconds: np.ndarray) -> Columns:
+def estimated_alone(seconds: np.ndarray) -> Columns:
+    """Times of which nothing was measured."""
     return seconds, np.zeros(len(seconds)), seconds
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tetrisim.latency import roofline
-from tetrisim.latency.attention import RooflineAttention
+from tetrisim.latency.build import LARGEST, Columns, estimated_alone, roofline_terms
 from tetrisim.latency.roofline import MATMUL_EFFICIENCY, MEMORY_EFFICIENCY, Shard, matmul_s
 from tetrisim.latency.step import Dense, StepTimer
 from tetrisim.scenario.precision import PrecisionSpec
@@ -17,7 +17,6 @@ BIT_PLANE_S = 12e-6
 """Share of the HBM bandwidth that the bit-plane kernel reaches, and what it takes beside. From the published speeds of
 Any-Precision Llama-3.1-8B on an A100, 228, 196 and 169 tokens/s at 2, 3 and 4 bits (AnyBCQ, arXiv 2510.10467): 0.77 ms
 a bit for 0.87 GB, and 1.5 ms over 128 matrices beyond what head and host take."""
-LARGEST = 2048
 
 Seconds = Callable[[np.ndarray], np.ndarray]
 
@@ -42,16 +41,12 @@ class WidthTimers:
 
     def _timer(self, seconds: Seconds) -> StepTimer:
         shard = self._shard
+        _, head, attention = roofline_terms(shard)
 
-        def linear(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            each = seconds(tokens) + roofline.collectives_s(shard, tokens)
-            return each, np.zeros(len(tokens)), each
+        def linear(tokens: np.ndarray) -> Columns:
+            return estimated_alone(seconds(tokens) + roofline.collectives_s(shard, tokens))
 
-        def head(sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            each = roofline.head_s(shard, sequences) + roofline.host_s(sequences)
-            return each, np.zeros(len(sequences)), each
-
-        return StepTimer(Dense(linear, LARGEST), Dense(head, LARGEST), RooflineAttention(shard), shard.model.layers)
+        return StepTimer(Dense(linear, LARGEST), Dense(head, LARGEST), attention, shard.model.layers)
 
 
 def linear_s(shard: Shard, tokens: np.ndarray, bits: int, fused: bool) -> np.ndarray:

@@ -7,7 +7,7 @@ from paper.scheduling import OTHER, OWN, WORST, run_variants
 
 from tetrisim.metrics import definitions as define
 from tetrisim.report import style
-from tetrisim.scenario.gpu import load_gpu
+from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import simulate
@@ -58,7 +58,7 @@ def figure(scenario: Scenario) -> Findings:
     """The designs of the paper's section 6 (arXiv 2311.18677), sized by price; power is not modelled."""
     alone = [_alone(override(scenario, {**ALONE, "seed": scenario.seed + at})) for at in range(SEEDS)]
     rates = {name: np.array(_rates(override(scenario, own), alone)) for name, own in DESIGNS.items()}
-    prices = {name: _price(override(scenario, own)) for name, own in DESIGNS.items()}
+    prices = {name: dollars_per_hour(override(scenario, own).cluster) for name, own in DESIGNS.items()}
     base = rates["baseline, 4 H100"]
     equal = [name for name in DESIGNS if name.startswith("split") and name != CHEAP]
     best = max(equal, key=lambda name: rates[name].mean())
@@ -138,14 +138,6 @@ def _rates(scenario: Scenario, alone) -> list[float]:
         part = -log(before) / (log(here) - log(before))
         found.append(rate * exp(part * log(STEP)))
     return found
-
-
-def _price(scenario: Scenario) -> float:
-    """Dollars an hour."""
-    return sum(
-        pool.instances * pool.tensor_parallel * load_gpu(pool.gpu or scenario.cluster.gpu).price_per_hour
-        for pool in scenario.cluster.pools
-    )
 
 
 def _measure(result):
