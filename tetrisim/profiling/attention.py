@@ -3,12 +3,12 @@
 One call writes the new keys and values into the cache and attends: every prefill piece to its cached tokens and
 causally to itself, every decode to its cached tokens and itself. Tried in turn, checked against plain softmax:
 
-1. `varlen_attn` (torch 2.11 on, CUDA): FlashAttention reads the pages through a block table, all sequences in one call.
-2. SDPA over gathered pages: pages of a sequence are copied side by side, then attended to. On a CPU one sequence at a
+1. FlashAttention on CUDA, which reads pages through a block table where this torch lets it (2.13 does).
+2. FlashAttention without one (2.11): each sequence's cache lies in one piece, as in an engine with pages that long.
+3. SDPA over gathered pages: pages of a sequence are copied side by side, then attended to. On a CPU one sequence at a
    time, so that the copy stays in the cache; on CUDA all decodes at once, padded to the longest.
 """
 
-import inspect
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -17,6 +17,9 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from tetrisim.profiling.shape import BatchShape, ShardShape
+
+PROBE = BatchShape(((5, 0), (3, 40)), (7, 300, 31))
+"""What a kernel must get right to be used."""
 
 
 class KvPool:
@@ -41,14 +44,17 @@ class KvPool:
 
 
 class _Layout:
-    """Where a batch's tokens lie: pages in random order, the block table, and the slots that new tokens go to."""
+    """Where a batch's tokens lie: pages in random order, the block table, and the slots that new tokens go to.
+
+    Pages of one token lie in order, so that each sequence is in one piece.
+    """
 
     def __init__(self, batch: BatchShape, pool: KvPool) -> None:
         page = pool.page
         self.lengths = [new + cached for new, cached in batch.spans]
         counts = [-(-length // page) for length in self.lengths]
         self.needed = sum(counts)
-        order = torch.randperm(self.needed).tolist()
+        order = list(range(self.needed)) if page == 1 else torch.randperm(self.needed).tolist()
         ends = list(accumulate(counts))
         self.pages = [order[end - count : end] for end, count in zip(ends, counts, strict=True)]
         self.slots = [
@@ -83,45 +89,66 @@ class _Attention:
         values.flatten(0, 1).index_copy_(0, self.slots, self.v)
         self.attend(keys, values)
 
-    def attend(self, keys: Any, values: Any) -> None:
-        """Fill `out` from the pages."""
+    def attend(self, keys: Any, values: Any) -> list[Any]:
+        """The answers of all tokens in order, in one tensor or more."""
         raise NotImplementedError
 
 
-class VarlenAttention(_Attention):
-    """FlashAttention through a block table."""
+class FlashAttention(_Attention):
+    """FlashAttention over pages or, with pages of one token, over sequences that lie in one piece.
 
-    name = "torch.nn.attention.varlen (FlashAttention, block table)"
+    Prefill pieces and decodes are two calls: a decode needs no mask, and without one the kernel packs the query heads
+    that share a KV head and splits long contexts.
+    """
+
+    name = "FlashAttention (aten::_flash_attention_forward)"
 
     def __init__(self, batch: BatchShape, pool: KvPool, qkv: Any, out: Any) -> None:
-        from torch.nn.attention import varlen  # pyright: ignore[reportMissingImports]
-
         super().__init__(batch, pool, qkv, out)
-        self.kernel = varlen.varlen_attn
-        if "block_table" not in inspect.signature(self.kernel).parameters:
-            raise RuntimeError("this torch has no block tables")
-        lengths, device = self.layout.lengths, qkv.device
-        self.rows = [pages + [0] * (max(map(len, self.layout.pages)) - len(pages)) for pages in self.layout.pages]
-        self.starts = [0, *accumulate(new for new, _ in batch.spans)]
-        self.table = torch.tensor(self.rows, dtype=torch.int32, device=device)
-        self.used = torch.tensor(lengths, dtype=torch.int32, device=device)
-        self.q_starts = torch.tensor(self.starts, dtype=torch.int32, device=device)
-        self.k_starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-        self.longest = (max(new for new, _ in batch.spans), max(lengths))
+        self.inputs: list[tuple[Any, Any]] = []
+        pieces, every = len(batch.pieces), len(batch.spans)
+        parts = (range(pieces), True), (range(pieces, every), False)
+        self.calls = [self._bound(members, causal) for members, causal in parts if members]
 
     def fill(self) -> None:
-        """Block table and lengths too."""
+        """Block tables and lengths too."""
         super().fill()
-        self.table.copy_(torch.tensor(self.rows, dtype=torch.int32))
-        self.used.copy_(torch.tensor(self.layout.lengths, dtype=torch.int32))
-        self.q_starts.copy_(torch.tensor(self.starts, dtype=torch.int32))
+        for there, here in self.inputs:
+            there.copy_(here)
 
-    def attend(self, keys: Any, values: Any) -> None:
-        """One call for prefill pieces and decodes together."""
-        self.out.copy_(self.kernel(
-            self.q, keys, values, self.q_starts, self.k_starts, *self.longest, window_size=(-1, 0),
-            enable_gqa=True, seqused_k=self.used, block_table=self.table,
-        ))  # fmt: skip
+    def attend(self, keys: Any, values: Any) -> list[Any]:
+        """The kernel allocates what it returns."""
+        return [call(keys, values) for call in self.calls]
+
+    def _bound(self, members: range, causal: bool) -> Any:
+        """One call of the kernel over some of the batch's sequences."""
+        spans, pages = (list(part[members.start : members.stop]) for part in (self.batch.spans, self.layout.pages))
+        lengths = [new + cached for new, cached in spans]
+        first = sum(new for new, _ in self.batch.spans[: members.start])
+        q = self.q[first : first + sum(new for new, _ in spans)]
+        q_starts, k_starts = (self._input([0, *accumulate(counts)]) for counts in ([new for new, _ in spans], lengths))
+        longest = (max(new for new, _ in spans), max(lengths))
+        options: dict[str, Any] = {}
+        start = pages[0][0]
+        if self.pool.page > 1:
+            start, most = 0, max(map(len, pages))
+            table = self._input([row + [0] * (most - len(row)) for row in pages])
+            options = {"seqused_k": self._input(lengths), "block_table": table}
+
+        def call(keys: Any, values: Any) -> Any:
+            if self.pool.page == 1:
+                keys, values = (part[start : start + sum(lengths)].squeeze(1) for part in (keys, values))
+            kernel = torch.ops.aten._flash_attention_forward
+            return kernel(q, keys, values, q_starts, k_starts, *longest, 0.0, causal, False, **options)[0]
+
+        return call
+
+    def _input(self, numbers: Any) -> Any:
+        """A tensor on the device that is filled anew before each step, as an engine does."""
+        here = torch.tensor(numbers, dtype=torch.int32)
+        there = here.to(self.q.device)
+        self.inputs.append((there, here))
+        return there
 
 
 class GatherAttention(_Attention):
@@ -148,7 +175,7 @@ class GatherAttention(_Attention):
         for index, row in zip(self.indices, self.rows, strict=True):
             index.copy_(torch.tensor(row))
 
-    def attend(self, keys: Any, values: Any) -> None:
+    def attend(self, keys: Any, values: Any) -> list[Any]:
         """Piece by piece, then group by group."""
         pieces = len(self.batch.pieces)
         for at in range(pieces):
@@ -162,6 +189,7 @@ class GatherAttention(_Attention):
             self.out[rows].unflatten(1, (k.shape[1], -1)).copy_(
                 F.scaled_dot_product_attention(q, k, v, attn_mask=self.masks[at])
             )
+        return [self.out]
 
     def _piece(self, at: int, keys: Any, values: Any) -> None:
         chunk, cached = self.batch.pieces[at]
@@ -217,20 +245,24 @@ def plain_attention(batch: BatchShape, call: _Attention) -> Any:
 
 
 def choose_kernel(shape: ShardShape, device: Any, dtype: Any) -> tuple[type[_Attention], int]:
-    """The first kernel that runs here and is right, and its page size."""
-    batch = BatchShape(((5, 0), (3, 40)), (7, 300, 31))
-    choices = [(VarlenAttention, 16), (VarlenAttention, 256)] if device.type == "cuda" else []
-    for kernel, page in choices:
-        pool = KvPool(shape, 4096, page, device, dtype)
-        width = (shape.heads + 2 * shape.kv_heads) * shape.model.head_dim
-        qkv = torch.randn(batch.tokens, width, dtype=dtype, device=device)
-        out = torch.zeros(batch.tokens, shape.heads * shape.model.head_dim, dtype=dtype, device=device)
-        try:
-            call = kernel(batch, pool, qkv, out)
-            call.fill()
-            call(0)
-            if torch.allclose(call.out.float(), plain_attention(batch, call), atol=0.03, rtol=0.03):
-                return kernel, page
-        except (RuntimeError, ImportError, TypeError, ValueError):
-            continue
+    """The best kernel that runs here and is right, and its page size."""
+    if device.type == "cuda":
+        for page in (16, 256, 1):  # engines' size, FlashAttention 2's smallest, none
+            if flash_is_right(shape, page, device, dtype):
+                return FlashAttention, page
     return GatherAttention, 16
+
+
+def flash_is_right(shape: ShardShape, page: int, device: Any, dtype: Any) -> bool:
+    """Whether FlashAttention runs on such pages here, and agrees with plain softmax."""
+    pool = KvPool(shape, 4096, page, device, dtype)
+    width = (shape.heads + 2 * shape.kv_heads) * shape.model.head_dim
+    qkv = torch.randn(PROBE.tokens, width, dtype=dtype, device=device)
+    try:
+        call = FlashAttention(PROBE, pool, qkv, qkv[:, : shape.heads * shape.model.head_dim])
+        call.fill()
+        call(0)
+        found = torch.cat(call.attend(*call.regions[0]))
+        return torch.allclose(found.float(), plain_attention(PROBE, call), atol=0.03, rtol=0.03)
+    except (RuntimeError, TypeError, ValueError):
+        return False

@@ -65,7 +65,7 @@ class TorchBench:
         free = torch.cuda.mem_get_info()[0] * POOL_SHARE if device.type == "cuda" else POOL_BYTES["cpu"]
         tokens = int(min(free, POOL_BYTES[device.type]) // shape.kv_token_bytes)
         gpus = torch.cuda.device_count() if device.type == "cuda" else 1
-        self.limits = Limits(tokens - 512 * page, gpus)
+        self.limits = Limits(tokens - 512 * page, gpus)  # 512 sequences end in part-filled pages
         self.cold_bytes = self._cold_bytes()
         most = max(max(level) for level in TOKENS if level)
         self.ops = ShardOps(shape, device, self.cold_bytes, most, max(max(level) for level in SEQUENCES if level))
@@ -83,6 +83,9 @@ class TorchBench:
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return None
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ProfileError(f"{file} {key}", f"a kernel fails: {reason}", "one that runs on this device") from error
 
     def disturbance(self) -> float:
         """A busy processor does not slow a GPU's kernels."""
@@ -90,11 +93,12 @@ class TorchBench:
 
     def facts(self) -> dict[str, Any]:
         """See Bench.facts."""
+        paging = f"pages of {self.pool.page}" if self.pool.page > 1 else "each sequence's cache in one piece"
         matmul = "torch._scaled_mm, static scales" if self.shape.dtype == "fp8" else "torch.mm and addmm"
         return {
             "kernels": {
                 "matrices": matmul,
-                "attention": f"{self.kernel.name}, pages of {self.pool.page}",
+                "attention": f"{self.kernel.name}, {paging}",
                 "elementwise": "torch.compile" if self.ops.fused else "eager",
                 "sampler": "softmax and exponential race",
                 **({"experts": self.ops.experts.name} if self.ops.experts is not None else {}),
@@ -174,30 +178,39 @@ class TorchBench:
 
     def _host(self, sequences: int) -> Sampler:
         """A whole decode step less its ops, both measured in the same round."""
-        step = self.step(BatchShape((), (min(HOST_CONTEXT, self.shape.model.max_positions - 1),) * sequences))
+        context = min(HOST_CONTEXT, self.shape.model.max_positions - 1)
+        step = self.step(BatchShape((), (context,) * sequences))
         graph = self.device.type == "cuda"
         step.prepare()
-        parts = self.step_parts(step) if graph else []
+        parts = self._parts(sequences, context)
         for _ in range(2):
             step.seconds(graph)
 
         def sample() -> Values:
             # The ops between two steps: a drift over the round then cancels.
             before = (step.seconds(), step.seconds(graph) if graph else 0.0)
-            ops = sum(calls * part() for calls, part in parts) if graph else 1e6 * step.op_seconds()
+            ops = sum(calls * part() for calls, part in parts)
             eager = 0.5e6 * (before[0] + step.seconds())
             whole = 0.5e6 * (before[1] + step.seconds(graph)) if graph else eager
             return {"time_us": whole - ops, "eager_us": eager - ops, "step_us": whole, "ops_us": ops}
 
         return sample
 
-    def step_parts(self, step: Step) -> list[tuple[int, Any]]:
-        """(calls a step, sampler) of every op of a step."""
-        layers = self.shape.model.layers
-        counts = {name: calls * layers for name, calls in self.shape.calls_per_layer.items()}
-        counts |= {"attention": layers, **self.shape.calls_per_step}
-        counts |= {"moe": layers} if self.shape.experts is not None else {}
-        return [(count, self.timed(name, step.calls[name])) for name, count in counts.items()]
+    def _parts(self, sequences: int, context: int) -> list[tuple[int, Callable[[], float]]]:
+        """(calls a step, microseconds a call) of every op of a decode step, timed as the tables' rows are."""
+        shape, layers = self.shape, self.shape.model.layers
+        counts = {op: calls * layers for op, calls in shape.calls_per_layer.items()} | {"attention": layers}
+        samplers = {op: self._linear(op, sequences) for op in shape.linear_ops}
+        samplers |= {op: self._head(op, sequences) for op in ("lm_head", "sampler")}
+        samplers["attention"] = self._attention(0, 0, sequences, context)
+        if shape.experts is not None:
+            counts["moe"] = layers
+            samplers["moe"] = self._moe(sequences, shape.experts.reached(sequences))
+
+        def part(sample: Sampler) -> Callable[[], float]:
+            return lambda: sample()["time_us"]
+
+        return [(count, part(samplers[op])) for op, count in (counts | shape.calls_per_step).items()]
 
     def _collective(self, op: str, bytes: int, gpus: int) -> Sampler | None:
         """Processes for all messages start once; the samples are read off one by one."""

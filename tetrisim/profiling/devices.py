@@ -4,6 +4,7 @@ from tetrisim.errors import ProfileError
 from tetrisim.scenario.gpu import GPUS, load_gpu
 
 _MARKS = (
+    (("B200",), "b200-sxm"),
     (("H200",), "h200-sxm"),
     (("H100", "HBM3"), "h100-sxm"),
     (("A100", "80GB"), "a100-80gb"),
@@ -12,6 +13,9 @@ _MARKS = (
     (("RTX 4090",), "rtx-4090"),
     (("RTX PRO 6000",), "rtx-pro-6000"),
 )
+
+_OTHERS = ("PCIe", "NVL", "MIG", "GB200", "GH200")
+"""Devices with these in their names are not what the rest of the name says."""
 
 
 def check_device(kind: str, dtype: str, wanted: str | None) -> None:
@@ -27,7 +31,9 @@ def check_device(kind: str, dtype: str, wanted: str | None) -> None:
 def recognised(device: str) -> str | None:
     """The catalog name of a driver's device name, or None."""
     for marks, name in _MARKS:
-        if all(mark in device for mark in marks) and not any(other in device for other in ("PCIe", "NVL", "MIG")):
+        if all(mark in device for mark in marks) and not any(
+            other in device for other in ("PCIe", "NVL", "MIG", "GB200", "GH200")
+        ):
             return name
     return None
 

@@ -7,9 +7,9 @@ the caches; in a step the ops around it have used them. On one Xeon a norm took 
 import time
 
 from tetrisim.profiling.harness import Sampler
-from tetrisim.profiling.ops import Call, ShardOps
+from tetrisim.profiling.ops import ShardOps
 from tetrisim.profiling.shape import ShardShape
-from tetrisim.profiling.timer import HOST, MOST_CALLS
+from tetrisim.profiling.timer import HOST, MOST_CALLS, Call
 
 SAMPLE_S = 0.1
 """A sample repeats the layer for about this long."""

@@ -4,7 +4,6 @@ Activations stay where they are from call to call, as in a real step, where the 
 rotate over copies that together exceed the cache, as the other layers' weights do in a real step.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,7 @@ import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from tetrisim.profiling.experts import ExpertBlock
 from tetrisim.profiling.shape import ShardShape
-
-Call = Callable[[int], None]
-"""Runs an op once; the number chooses the copy of the weights."""
+from tetrisim.profiling.timer import Call
 
 MOST_COPIES = 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -157,7 +154,7 @@ class ShardOps:
             # Static scales, as in a calibrated checkpoint: the activations are cast, not searched for their largest.
             def scaled(i: int) -> None:
                 torch._scaled_mm(x.to(torch.float8_e4m3fn), weights[i % count], self.one, self.one, bias=bias,
-                                 out_dtype=self.dtype)  # fmt: skip
+                                 out_dtype=self.dtype, use_fast_accum=True)  # fmt: skip
 
             return scaled
 

@@ -7,9 +7,9 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from tetrisim.profiling.attention import KvPool
 from tetrisim.profiling.layer import layer_order
-from tetrisim.profiling.ops import Call, ShardOps
+from tetrisim.profiling.ops import ShardOps
 from tetrisim.profiling.shape import BatchShape
-from tetrisim.profiling.timer import HOST, capture
+from tetrisim.profiling.timer import HOST, Call, capture
 
 
 class Step:
@@ -64,17 +64,6 @@ class Step:
         self.prepare()
         self.graph.replay()
         return self.ops.next_tokens[: self.batch.sequences].tolist()
-
-    def op_seconds(self) -> float:
-        """The ops of a step on a CPU, each timed where it runs."""
-        self.prepare()
-        took = 0.0
-        for call, i in self.order:
-            HOST.start()
-            call(self.turn + i)
-            took += HOST.stop()
-        self.turn += self.ops.shape.model.layers
-        return took
 
     def seconds(self, graph: bool = False) -> float:
         """Time of one step: wall time where a GPU works meanwhile, as HostClock gives it on a CPU."""

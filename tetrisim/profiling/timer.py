@@ -12,8 +12,8 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from tetrisim.profiling.ops import Call
-
+Call = Callable[[int], None]
+"""Runs an op once; the number chooses the copy of the weights."""
 SAMPLE_S = {"cpu": 0.02, "cuda": 0.001}
 """A sample repeats the call for about this long, so that the clock's own cost does not count."""
 MOST_CALLS = 64
