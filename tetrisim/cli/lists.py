@@ -47,14 +47,14 @@ def models_command() -> None:
 
 def traces_command() -> None:
     """List the embedded traces; a file of a known format works by path."""
-    with one_line_errors():
-        from tetrisim.workload.trace import describe, trace_names
+    from tetrisim.workload.trace import describe, trace_names
 
-        _print_rows([(name, describe(name)) for name in trace_names()])
+    _print_rows([(name, describe(name)) for name in trace_names()])
 
 
 def _print_rows(rows: Sequence[Sequence[str]]) -> None:
     """Columns padded with blanks, so that the output is easy to read and to cut."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    with one_line_errors():
+        for row in rows:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -27,11 +27,11 @@ WHY = {
 
 def lines(found: Plan) -> list[str]:
     """The answer, then where it comes from."""
+    last = [*_left_out(found), *_counts(found), _rule(found)]
     if not found.answers:
-        return [_nothing(found), *_counts(found), _rule(found)]
+        return [_nothing(found), *last]
     best = found.answers[0]
-    said = [_answer(found, best), *_others(found), *arithmetic(found, best), *_warnings(found, best)]
-    return [*said, *_counts(found), _rule(found)]
+    return [_answer(found, best), *_others(found), *arithmetic(found, best), *_warnings(found, best), *last]
 
 
 def slo_text(found: Plan) -> str:
@@ -159,6 +159,11 @@ def _warnings(found: Plan, best: Row) -> Iterator[str]:
             f"Arrivals last {number(probe.span_s)} s and a request stays {number(probe.stay_s)} s: too short for a "
             "steady state; take more requests."
         )
+
+
+def _left_out(found: Plan) -> Iterator[str]:
+    if any(pool.kv_blocks is not None for pool in found.task.base.cluster.pools):
+        yield "The scenario's kv_blocks are not taken over: each candidate has the blocks that its GPU's memory holds."
 
 
 def _rule(found: Plan) -> str:
