@@ -41,6 +41,18 @@ def test_one_profile_for_each_dtype_and_degree(tmp_path):
     assert profiles[0].meta["provenance"]["versions"]["gemm"] == "0.24.0", "the newest, by number and not by letter"
 
 
+def test_another_engines_kernels_stand_in_for_a_table_that_is_missing(tmp_path):
+    """Not every GPU has the tables of every engine; the provenance says whose they are."""
+    tiny.systems(tmp_path / "systems")
+    (attention,) = (tmp_path / "systems").glob("**/attention/vllm")
+    attention.rename(attention.with_name("trtllm"))
+    (folder,) = convert(tmp_path / "systems", tmp_path / "out", wanted(tmp_path))
+    profile = read_profile(folder)
+    assert profile.attention[0, 0, 4, 1023] == pytest.approx(tiny.decode_s(4, 1023, 4), rel=1e-4)
+    versions = profile.meta["provenance"]["versions"]
+    assert versions["generation_attention"].startswith("trtllm ") and versions["gemm"] == "0.24.0"
+
+
 def test_a_step_is_the_sum_of_its_ops(tmp_path):
     """Three decodes over 1,023 tokens, by hand: GEMMs and attention of two layers, LM head, and what bytes say."""
     (profile,) = imported(tmp_path)

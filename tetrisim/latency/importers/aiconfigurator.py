@@ -142,14 +142,18 @@ class _Shape:
         files += [self._moe] if self._moe and self.experts else []
         for path in files:
             check_device(path, DEVICES[gpu])
-        read = {path.name.removesuffix("_perf.parquet"): path.parent.name for path in files}
+        read = {path.name.removesuffix("_perf.parquet"): self._version(path) for path in files}
         return Draft(
             gpu, self.model, self.dtype, self.cut,
-            f"aiconfigurator tables of {self.system.name}, {self.backend} {gemm.path.parent.name}",
+            f"aiconfigurator tables of {self.system.name}, {gemm.path.parents[1].name} {gemm.path.parent.name}",
             self._calls_per_layer(), CALLS_PER_STEP,
             {"system": self.system.name, "backend": self.backend, "versions": read, "unit there": "ms, mean of runs"},
             errors={"gemm_shapes": gemm.left_out()} if gemm.left_out() else {},
         )  # fmt: skip
+
+    def _version(self, path: Path) -> str:
+        engine, version = path.parts[-3:-1]
+        return version if engine in (self.backend, "nccl") else f"{engine} {version}"
 
     def linear(self, gemm: Gemm) -> Iterator[Keyed]:
         """The four matrices, and what only bytes are known of."""
@@ -260,13 +264,9 @@ class _Shape:
         return context, find("attention", self.backend, "generation_attention_perf.parquet")
 
     def _collective_files(self) -> tuple[Path | None, Path | None]:
-        def optional(backend: str, file: str) -> Path | None:
-            try:
-                return self.system.table("comm", backend, file)
-            except ProfileError:
-                return None
-
-        return optional(self.backend, "custom_allreduce_perf.parquet"), optional("nccl", "nccl_perf.parquet")
+        """Other engines' all-reduces have other columns, and other kernels than vLLM picks."""
+        own = self.system.own
+        return own("comm", self.backend, "custom_allreduce_perf.parquet"), own("comm", "nccl", "nccl_perf.parquet")
 
 
 def prefix_s(fresh: dict[int, float], single: dict[int, float], chunk: int, cached: int) -> float:

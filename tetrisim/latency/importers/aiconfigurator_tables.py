@@ -18,6 +18,8 @@ from tetrisim.latency.grid import ESTIMATED, INTERPOLATED, MEASURED
 from tetrisim.scenario.model import ModelSpec
 
 PACKAGE = "aiconfigurator_core"
+ENGINES = ("vllm", "sglang", "trtllm")
+"""Whose kernels were measured, in the order in which one stands in for another."""
 REPEAT = 2.0
 """Rows of one shape are runs of one measurement, and averaged, while they agree within this factor."""
 Columns = dict[str, np.ndarray]
@@ -32,20 +34,21 @@ class System:
     gpu: dict[str, float]
     node: dict[str, float]
 
-    def table(self, kind: str, backend: str, file: str) -> Path:
-        """The newest version of one table; none at all raises ProfileError."""
-        folder = self.data / kind / backend
-        found = sorted(folder.glob(f"*/{file}"), key=lambda path: _version(path.parent.name))
-        if not found:
-            raise ProfileError(str(folder), f"holds no {file}", f"<version>/{file}")
-        return found[-1]
+    def own(self, kind: str, backend: str, file: str) -> Path | None:
+        """The newest version of one engine's table, or None."""
+        found = (self.data / kind / backend).glob(f"*/{file}")
+        return max(found, key=lambda path: _version(path.parent.name), default=None)
 
     def optional(self, kind: str, backend: str, file: str) -> Path | None:
-        """The same, or None."""
-        try:
-            return self.table(kind, backend, file)
-        except ProfileError:
-            return None
+        """The same, else another engine's, whose kernels run on the same GPU."""
+        return next(filter(None, (self.own(kind, engine, file) for engine in (backend, *ENGINES))), None)
+
+    def table(self, kind: str, backend: str, file: str) -> Path:
+        """The same; none at all raises ProfileError."""
+        found = self.optional(kind, backend, file)
+        if found is None:
+            raise ProfileError(str(self.data / kind / backend), f"holds no {file}", f"<version>/{file}")
+        return found
 
     def seconds(self, moved: np.ndarray) -> np.ndarray:
         """The origin's own estimate of an element-wise op: bytes over scaled bandwidth, plus a constant."""
