@@ -236,6 +236,19 @@ def test_the_code_hash_is_of_what_a_run_needs(tmp_path, monkeypatch):
     assert len(set(hashes.values())) == 3, "the engine counts, and so does a model's shape"
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["route", "predict.policy", "place.policy", "flip.policy", "reject.policy", "fetch.policy", "migrate.policy",
+     "ratio.policy", "scale.policy", "pools.0.batching", "pools.0.queue", "pools.0.admission"],
+)  # fmt: skip
+def test_every_kind_of_policy_of_ones_own_is_part_of_the_run(tmp_path, monkeypatch, key):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_policy_of_any_kind.py").write_text("")
+    system = {"ratio": "mooncake", "fetch": "mooncake", "migrate": "sarathi"}.get(key.split(".")[0], "vllm-v1")
+    base = scenario(system=system, **{f"cluster.{key}": "own_policy_of_any_kind:it"})
+    assert cache_module.import_roots(base) == [str(tmp_path)]
+
+
 def test_a_policy_of_ones_own_is_part_of_the_run(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     policy = tmp_path / "own_policy_of_a_sweep.py"

@@ -241,6 +241,13 @@ class ClusterSpec:
         elif self.hints is not None:
             raise ValueError("hints: expected with tiers, between which they move KV")
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The names of all policies that a run asks, those of the pools included."""
+        specs = (self.predict, self.place, self.flip, self.reject, self.fetch, self.migrate, self.ratio, self.scale)
+        pools = (name for pool in self.pools for name in (pool.batching, pool.queue, pool.admission))
+        return (self.route, *(spec.policy for spec in specs), *pools)
+
     def _check_entry(self, roles: set[str]) -> None:
         """What rejection, fetching and scaling need."""
         sharing = all(pool.prefix_caching for pool in self.pools if pool.role == "prefill")

@@ -68,10 +68,7 @@ def inputs(scenario: Scenario) -> list[Input]:
         for pool in cluster.pools:
             shard = (pool.gpu or cluster.gpu, model, scenario.dtype, pool.tensor_parallel)
             found.append(("profile", scenario.profile, *shard))
-    policies = [cluster.route, cluster.place.policy, cluster.predict.policy, cluster.flip.policy]
-    for pool in cluster.pools:
-        policies += [pool.batching, pool.queue, pool.admission]
-    found += [("policy", name.partition(":")[0]) for name in policies if ":" in name]
+    found += [("policy", name.partition(":")[0]) for name in cluster.policies if ":" in name]
     return list(dict.fromkeys(found))
 
 
