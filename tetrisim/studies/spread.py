@@ -2,7 +2,6 @@
 
 import multiprocessing.resource_tracker
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 from tetrisim.errors import TetrisimError, unknown_name
 from tetrisim.studies.task import Outcome, Task, execute
+from tetrisim.studies.workers import deaf
 
 BACKENDS = ("joblib", "dask", "ray")
 
@@ -100,11 +100,11 @@ def _local(jobs: int, tasks: Sequence[Task]) -> Generator[Iterator[Outcome]]:
     told = threading.excepthook
     threading.excepthook = lambda args: None if _gave_up(args.thread) else told(args)
     try:
-        with _deaf():
+        with deaf():
             outcomes = parallel(delayed(_in_worker)(task, os.getpid()) for task in tasks)
         yield guarded(outcomes)
     except BaseException:
-        with _deaf(), warnings.catch_warnings(action="ignore"):  # joblib warns that tasks are given up
+        with deaf(), warnings.catch_warnings(action="ignore"):  # joblib warns that tasks are given up
             if hasattr(outcomes, "close"):
                 outcomes.close()
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
@@ -116,24 +116,6 @@ def _local(jobs: int, tasks: Sequence[Task]) -> Generator[Iterator[Outcome]]:
 def _gave_up(thread: threading.Thread | None) -> bool:
     """Whether it manages workers that are being stopped: it may stumble over tasks that are gone."""
     return getattr(getattr(thread, "executor_flags", None), "shutdown", False)
-
-
-@contextmanager
-def _deaf() -> Generator[None]:
-    """Processes started within never hear Ctrl-C, which is for this one; what comes meanwhile is heard at the end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    noted: list[int] = []
-    heard = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        signal.signal(signal.SIGINT, heard)
-    if noted:
-        raise KeyboardInterrupt
 
 
 def _in_worker(task: Task, parent: int) -> Outcome:

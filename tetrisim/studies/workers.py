@@ -1,8 +1,9 @@
 """Work spread over processes, with a Ctrl-C that ends it at once and in one line."""
 
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context, resource_tracker
 from typing import Any
 
@@ -14,22 +15,31 @@ Map = Callable[..., Iterator[Any]]
 def workers(jobs: int) -> Generator[Map]:
     """A map: here, or by `jobs` processes that end with the block.
 
-    They are born deaf to Ctrl-C, which is for this process to hear; one that comes while they start is noted, not lost.
     Spawned, not forked, so that they start from the same clean state on every platform.
     """
     if jobs < 2:
         yield map
         return
-    noted: list[int] = []
     resource_tracker.ensure_running()  # its start would unblock the signal
+    with ExitStack() as block:
+        with deaf():
+            pool = block.enter_context(get_context("spawn").Pool(jobs))
+        yield pool.imap
+
+
+@contextmanager
+def deaf() -> Generator[None]:
+    """Processes started within never hear Ctrl-C, which is for this one; what comes meanwhile is heard at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
     heard = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the workers
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        pool = get_context("spawn").Pool(jobs)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         signal.signal(signal.SIGINT, heard)
-    with pool:
-        if noted:
-            raise KeyboardInterrupt
-        yield pool.imap
+    if noted:
+        raise KeyboardInterrupt
