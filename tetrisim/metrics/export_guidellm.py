@@ -95,7 +95,7 @@ def _by_status(summary: Record, alone: bool) -> Record:
 
 def _goodput(run: Served, start: float, end: float, alone: bool) -> Record:
     slo, rows = run.slo, run.rows
-    if (slo.ttft_s, slo.tpot_s, slo.e2el_s) == (None, None, None):
+    if not slo.limits:
         return {"slo_attainment": None, "slo_determined_requests": 0, "request_goodput": None}
     outputs = run.of_completed("output_tokens")
     known = outputs > 1 if slo.tpot_s is not None else np.ones(outputs.size, dtype=bool)

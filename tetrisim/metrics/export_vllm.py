@@ -26,7 +26,6 @@ def vllm_record(run: Served, percents: Sequence[float] = PERCENTS) -> Record:
     seconds = define.duration(rows)
     completed = run.count("completed")
     inputs, outputs = (int(run.of_completed(column).sum()) for column in ("prompt_tokens", "output_tokens"))
-    goals = (run.slo.ttft_s, run.slo.tpot_s, run.slo.e2el_s)
     record: Record = {
         **_load(run),
         "duration": seconds,
@@ -35,7 +34,7 @@ def vllm_record(run: Served, percents: Sequence[float] = PERCENTS) -> Record:
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
         "request_throughput": define.per_second(completed, seconds),
-        "request_goodput": None if goals == (None, None, None) else define.goodput(rows, run.slo),
+        "request_goodput": define.goodput(rows, run.slo) if run.slo.limits else None,
         "output_throughput": define.per_second(outputs, seconds),
         "total_token_throughput": define.per_second(inputs + outputs, seconds),
         "max_concurrent_requests": _most_at_once(run),

@@ -179,8 +179,7 @@ def warmup_line(summaries: Summaries) -> str:
 
 def slo_limits(slo: SloSpec) -> str:
     """The limits in words; empty without any."""
-    limits = (("TTFT", slo.ttft_s), ("TPOT", slo.tpot_s), ("E2EL", slo.e2el_s))
-    given = [f"{name} <= {text(limit, '_s')}" for name, limit in limits if limit is not None]
+    given = [f"{name} <= {text(limit, '_s')}" for name, limit in slo.limits.items()]
     return _and(given) if given else ""
 
 

@@ -11,6 +11,12 @@ class SloSpec:
     tpot_s: float | None = 0.1
     e2el_s: float | None = None
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by metric (TTFT, TPOT, E2EL), in seconds."""
+        given = {"TTFT": self.ttft_s, "TPOT": self.tpot_s, "E2EL": self.e2el_s}
+        return {metric: limit for metric, limit in given.items() if limit is not None}
+
     def __post_init__(self) -> None:
         for name in ("ttft", "tpot", "e2el"):
             limit = getattr(self, f"{name}_s")

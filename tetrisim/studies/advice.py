@@ -10,7 +10,7 @@ from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.slo import SloSpec
 from tetrisim.studies.changes import Change, Refused
-from tetrisim.studies.judge import Criterion, Probe, limits
+from tetrisim.studies.judge import Criterion, Probe, mean_busy, source_shares
 from tetrisim.studies.seeds import Estimate, estimate
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class Row:
     @property
     def estimated(self) -> float:
         """The share of step time that no profile covers."""
-        total = sum(sum(run.time_shares.values()) for run in self.probes)
-        return sum(run.time_shares["estimated"] for run in self.probes) / total
+        return source_shares(self.probes)["estimated"]
 
     def share_difference(self, base: "Row") -> Estimate:
         """Paired, this less the other."""
@@ -138,12 +137,12 @@ class Advice:
             "percent": self.criterion.percent,
             "together": self.criterion.together,
             "warmup": self.criterion.warmup,
-            "slo_ms": {name: limit * 1e3 for name, limit in limits(self.scenario.slo).items()},
+            "slo_ms": {name: limit * 1e3 for name, limit in self.scenario.slo.limits.items()},
             "met": self.base.meets,
             "binding": self.binding,
             "parts_s": dict(self.parts),
             "behind_in_seeds": sum(run.behind for run in self.base.probes),
-            "busy": _busy(self.base.probes),
+            "busy": mean_busy(self.base.probes),
             "dollars_per_hour": dollars_per_hour(self.scenario.cluster),
             "base": self._plain(self.base),
             "changes": [self._plain(row) for row in self.rows],
@@ -154,7 +153,7 @@ class Advice:
             "requests": self.requests,
             "same_requests_under_every_seed": self.fixed,
             "wall_s": self.wall_s,
-            **{f"{name}_share": share for name, share in _sources(self.base.probes).items()},
+            **{f"{name}_share": share for name, share in source_shares(self.base.probes).items()},
             "provenance": list(self.base.probes[0].provenance),
         }
 
@@ -168,10 +167,10 @@ class Advice:
             "meets": row.meets,
             "seeds_met": row.seeds_met,
             "worst": row.worst,
-            "share": _interval(row.share),
-            "share_difference": _interval(row.share_difference(self.base)),
-            "latency_ms": None if latency is None else _interval(latency, 1e3),
-            "latency_difference_ms": None if gained is None else _interval(gained, 1e3),
+            "share": row.share.interval(),
+            "share_difference": row.share_difference(self.base).interval(),
+            "latency_ms": None if latency is None else latency.interval(1e3),
+            "latency_difference_ms": None if gained is None else gained.interval(1e3),
             "extra_dollars_per_hour": row.extra_per_hour,
             "estimated_share": row.estimated,
         }
@@ -185,7 +184,7 @@ class Advice:
 
 def worst(probes: Sequence[Probe], slo: SloSpec) -> str:
     """The metric that the most requests miss, or of several the one nearest its limit, in most seeds."""
-    limit = limits(slo)
+    limit = slo.limits
     names = [min(run.within, key=lambda name: (run.within[name], -run.at[name] / limit[name])) for run in probes]
     return max(names, key=names.count)
 
@@ -204,16 +203,3 @@ def price(row: Row) -> float:
 def _order(row: Row) -> tuple[float, bool, float]:
     """The order of answers: the cheapest first, at one price those that keep the system, then the best."""
     return price(row), row.other_system, -row.share.mean
-
-
-def _busy(probes: Sequence[Probe]) -> dict[str, float]:
-    return {role: sum(run.busy[role] for run in probes) / len(probes) for role in probes[0].busy}
-
-
-def _sources(probes: Sequence[Probe]) -> dict[str, float]:
-    total = sum(sum(run.time_shares.values()) for run in probes)
-    return {name: sum(run.time_shares[name] for run in probes) / total for name in probes[0].time_shares}
-
-
-def _interval(found: Estimate, times: float = 1.0) -> dict[str, float]:
-    return {"mean": found.mean * times, "low": found.low * times, "high": found.high * times}

@@ -1,7 +1,7 @@
 """What binds, and the cheapest change that would fix a missed SLO, found by running the changes."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -16,15 +16,14 @@ from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import Columns, simulate
 from tetrisim.studies.advice import Advice, Row, price, score, worst
+from tetrisim.studies.capacity import same_requests
 from tetrisim.studies.changes import Change, Refused, apply, improvements, savings, unavailable
-from tetrisim.studies.judge import Criterion, Probe, limits, probe
-from tetrisim.studies.workers import Map, workers
+from tetrisim.studies.judge import Criterion, Probe, probe
+from tetrisim.studies.workers import Map, Note, silent, workers
 from tetrisim.workload.trace import Trace, build
 
 PAIRED = 4
 """How many of the best single changes are combined two by two where none is enough, or cheap enough."""
-
-Note = Callable[[str], object]
 
 
 def advise(
@@ -43,7 +42,7 @@ def advise(
     ScenarioError for a scenario without an SLO, or one with a horizon.
     """
     started = time.perf_counter()
-    rule, note = criterion or Criterion(), on_note or _quiet
+    rule, note = criterion or Criterion(), on_note or silent
     _check(scenario)
     seeded = range(scenario.seed, scenario.seed + seeds)
     traces = tuple(build(scenario.workload, seed) for seed in seeded)
@@ -72,17 +71,13 @@ def advise(
         binding,
         parts,
         requests=len(traces[0]),
-        fixed=seeds > 1 and _same(traces[0], traces[1]),
+        fixed=seeds > 1 and same_requests(traces[0], traces[1]),
         wall_s=time.perf_counter() - started,
     )
 
 
-def _quiet(_: str) -> None:
-    """Nobody watches."""
-
-
 def _check(scenario: Scenario) -> None:
-    if not limits(scenario.slo):
+    if not scenario.slo.limits:
         raise ScenarioError("slo", "sets no limit to miss", "one or more of ttft, tpot, e2el")
     if scenario.horizon_s is not None:
         raise ScenarioError("horizon", "leaves requests unserved that would be", "none: all requests are run")
@@ -104,7 +99,7 @@ class _Study:
             changed,
             self.criterion,
             tuple(probes),
-            tuple(run.good if self.criterion.together else min(run.within.values()) for run in probes),
+            tuple(run.share(self.criterion) for run in probes),
             tuple(run.at[self.binding] for run in probes),
             None if extra == inf else extra,
         )
@@ -151,7 +146,7 @@ def _parts(
     """Seconds in each part of the binding metric, over the judged requests that miss it; over all, where it is met."""
     among = {"TTFT": TO_FIRST_TOKEN, "TPOT": [part for part in PARTS if part not in TO_FIRST_TOKEN]}.get(binding, PARTS)
     total = dict.fromkeys(among, 0.0)
-    limit = limits(scenario.slo)[binding]
+    limit = scenario.slo.limits[binding]
     for number, trace in enumerate(traces):
         result = simulate(override(scenario, {"seed": scenario.seed + number}), trace=trace)
         rows, parts = result.request_columns, breakdown(result)
@@ -226,8 +221,3 @@ def _extra(changed: Scenario, scenario: Scenario) -> float:
     if new and old and new.bandwidth_bytes_per_s > old.bandwidth_bytes_per_s:
         return inf
     return round(dollars_per_hour(changed.cluster) - dollars_per_hour(scenario.cluster), 6) + 0.0  # no -0.0
-
-
-def _same(one: Trace, other: Trace) -> bool:
-    columns = ("arrival_s", "prompt_tokens", "output_tokens")
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in columns)

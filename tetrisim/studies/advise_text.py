@@ -6,8 +6,8 @@ from math import inf
 from tetrisim.metrics.breakdown import PARTS
 from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.studies.advice import Advice, Row
-from tetrisim.studies.capacity_text import machines, percent, seconds, slo_text
-from tetrisim.studies.judge import limits
+from tetrisim.studies.capacity_text import busy_text, judged_text, machines, percent, seconds, slo_text
+from tetrisim.studies.judge import mean_busy
 from tetrisim.studies.seeds import Estimate, estimate
 
 NOT_SHOWN = "no difference shown"
@@ -98,7 +98,7 @@ def _answer(found: Advice) -> str:
 
 
 def _binds(found: Advice) -> str:
-    limit, base = limits(found.scenario.slo)[found.binding], found.base
+    limit, base = found.scenario.slo.limits[found.binding], found.base
     level = f"p{found.criterion.percent:g} {found.binding}"
     if inf in base.latencies_s:
         said = f"{found.binding} binds: at p{found.criterion.percent:g} some requests are not served at all."
@@ -118,19 +118,11 @@ def _binds(found: Advice) -> str:
             found.binding, "all"
         )
         said += f" Of {span}, over {whose}, {named}."
-    said += f" {_busy(found)}"
+    said += f" {busy_text(mean_busy(base.probes))} of the time."
     behind = sum(run.behind for run in base.probes)
     if behind:
         said += f" In {behind} of {len(base.probes)} seeds the backlog still grows when the last requests come."
     return said
-
-
-def _busy(found: Advice) -> str:
-    runs = found.base.probes
-    shares = {role: sum(run.busy[role] for run in runs) / len(runs) for role in runs[0].busy}
-    return (
-        " and ".join(f"{role} instances are busy {percent(share)}" for role, share in shares.items()) + " of the time."
-    )
 
 
 def _price(row: Row) -> str:
@@ -178,7 +170,7 @@ def _no_fix(found: Advice) -> str:
     tried = f"None of {len(found.rows)} single changes" + f" and {len(found.pairs)} pairs" * bool(found.pairs)
     if near is None:
         return f"{tried} could be tried."
-    at, limit = near.at_s(near.worst), limits(found.scenario.slo)[near.worst]
+    at, limit = near.at_s(near.worst), found.scenario.slo.limits[near.worst]
     return (
         f"{tried} surely meets the SLO. The nearest miss: {near.change.name}, {_price(near)}: "
         f"{near.share.mean * 100:.2f} % within, p{found.criterion.percent:g} {near.worst} {seconds(at, 4)} against "
@@ -254,10 +246,9 @@ def _warnings(found: Advice) -> list[str]:
 
 
 def _rule(found: Advice) -> str:
-    early = f"all but the first {found.criterion.warmup * 100:g} % of the requests" if found.criterion.warmup else "all"
     runs = len(found.base.probes) * (1 + len(found.rows) + len(found.pairs))
     return (
-        f"Judged: {early}, an unserved one as a miss; yes and no where all seeds agree, or the interval of the share "
+        f"{judged_text(found.criterion)}; yes and no where all seeds agree, or the interval of the share "
         f"leaves no doubt. Differences are paired by seed, with 95 % intervals; $/h at list prices. {runs} simulations "
         f"of {found.requests} requests in {found.wall_s:.1f} s."
     )

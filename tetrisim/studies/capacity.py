@@ -13,9 +13,9 @@ from tetrisim.errors import ScenarioError
 from tetrisim.scenario.gpu import dollars_per_hour
 from tetrisim.scenario.load import override
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.studies.judge import Criterion, Probe, limits, probe
+from tetrisim.studies.judge import Criterion, Probe, probe, source_shares
 from tetrisim.studies.seeds import Estimate, estimate
-from tetrisim.studies.workers import workers
+from tetrisim.studies.workers import Note, silent, workers
 from tetrisim.workload.trace import Trace, build
 
 TOLERANCE = 1.01
@@ -28,8 +28,6 @@ NEAR = 1.04
 """Other seeds are looked for this factor about the first one's answer."""
 ALONE = 0.01
 """By Little's law, the mean number of requests in the cluster at the lowest rate tried."""
-
-Note = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +102,18 @@ class Capacity:
 
     def summary(self) -> dict[str, Any]:
         """Plain values that JSON can hold; rates in requests per second, times in ms; null: not served, or no rate."""
-        rate, (binding, _), slo = self.rate, self.binding, limits(self.scenario.slo)
+        rate, (binding, _), slo = self.rate, self.binding, self.scenario.slo.limits
+        shares = source_shares([each.met or each.cliff for each in self.found])
         return {
             "system": self.scenario.system,
             "percent": self.criterion.percent,
             "together": self.criterion.together,
             "warmup": self.criterion.warmup,
             "slo_ms": {name: limit * 1e3 for name, limit in slo.items()},
-            "capacity": None if rate is None else _interval(rate),
+            "capacity": None if rate is None else rate.interval(),
             "capacity_by_seed": {str(each.seed): each.capacity_per_s for each in self.found},
             "binding": binding,
-            "cliff": _interval(self.cliff),
+            "cliff": self.cliff.interval(),
             "load": self.load_per_s,
             "load_of_capacity": None if rate is None else self.load_per_s / rate.mean,
             "load_of_cliff": self.load_per_s / self.cliff.mean,
@@ -128,7 +127,7 @@ class Capacity:
             "same_requests_under_every_seed": self.fixed,
             "runs": sum(each.runs for each in self.found),
             "wall_s": self.wall_s,
-            **{f"{name}_share": share for name, share in _shares(self.found).items()},
+            **{f"{name}_share": share for name, share in shares.items()},
             "provenance": list(self.found[0].cliff.provenance),
         }
 
@@ -137,17 +136,6 @@ class Capacity:
         from tetrisim.studies.capacity_text import lines
 
         return "\n".join(lines(self))
-
-
-def _interval(rate: Estimate) -> dict[str, float]:
-    return {"mean": rate.mean, "low": rate.low, "high": rate.high}
-
-
-def _shares(found: Sequence[Found]) -> dict[str, float]:
-    """Where the step times of the runs beside each capacity come from."""
-    runs = [each.met or each.cliff for each in found]
-    total = sum(sum(run.time_shares.values()) for run in runs)
-    return {name: sum(run.time_shares[name] for run in runs) / total for name in runs[0].time_shares}
 
 
 def _plain(run: Probe) -> dict[str, Any]:
@@ -177,7 +165,7 @@ def capacity(
     a workload without a rate to change.
     """
     started = time.perf_counter()
-    rule, note = criterion or Criterion(), on_note or _quiet
+    rule, note = criterion or Criterion(), on_note or silent
     first_trace, load_per_s = checked(scenario, rule)
     search = partial(_search, scenario, rule)
     first = search(load_per_s, None, scenario.seed, note)
@@ -196,13 +184,9 @@ def capacity(
         prompt_tokens=float(first_trace.prompt_tokens.mean()),
         output_tokens=float(first_trace.output_tokens.mean()),
         requests=len(first_trace),
-        fixed=_same(first_trace, second),
+        fixed=same_requests(first_trace, second),
         wall_s=time.perf_counter() - started,
     )
-
-
-def _quiet(_: str) -> None:
-    """Nobody watches."""
 
 
 def checked(scenario: Scenario, criterion: Criterion) -> tuple[Trace, float]:
@@ -225,7 +209,8 @@ def checked(scenario: Scenario, criterion: Criterion) -> tuple[Trace, float]:
     return trace, workload.rate_per_s or (len(trace) - 1) / span
 
 
-def _same(one: Trace, other: Trace) -> bool:
+def same_requests(one: Trace, other: Trace) -> bool:
+    """Whether two traces hold the same requests at the same moments."""
     columns = ("arrival_s", "prompt_tokens", "output_tokens")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in columns)
 

@@ -1,11 +1,12 @@
 """A capacity in sentences: the number, what binds, the load beside it, and the arithmetic."""
 
 from collections import Counter
+from collections.abc import Mapping
 from math import inf
 
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.studies.capacity import TOLERANCE, Capacity
-from tetrisim.studies.judge import Criterion, Probe, limits
+from tetrisim.studies.judge import Criterion, Probe
 from tetrisim.studies.seeds import Estimate
 
 ENOUGH_STAYS = 8
@@ -49,9 +50,20 @@ def machines(scenario: Scenario) -> str:
     return " + ".join(f"{count} {gpu}" for gpu, count in gpus.items()) + shared
 
 
+def busy_text(busy: Mapping[str, float]) -> str:
+    """How busy the instances of each role are."""
+    return " and ".join(f"{role} instances are busy {percent(share)}" for role, share in busy.items())
+
+
+def judged_text(criterion: Criterion) -> str:
+    """Which requests are judged, and how those that were not served."""
+    early = f"all but the first {criterion.warmup * 100:g} % of the requests" if criterion.warmup else "all requests"
+    return f"Judged: {early}, an unserved one as a miss"
+
+
 def slo_text(scenario: Scenario, criterion: Criterion) -> str:
     """What has to hold."""
-    given = limits(scenario.slo)
+    given = scenario.slo.limits
     if not given:
         return "no limit on latency"
     level = f"{criterion.percent:g}"
@@ -74,7 +86,7 @@ def _answer(found: Capacity, rate: Estimate) -> str:
 
 def _against(found: Capacity, run: Probe, name: str) -> str:
     """A metric's percentile beside its limit, or the share within all limits."""
-    limit = seconds(limits(found.scenario.slo)[name])
+    limit = seconds(found.scenario.slo.limits[name])
     if found.criterion.together:
         good, within = run.good * 100, run.within[name] * 100
         return f"{good:.2f} % of requests are within all limits ({within:.2f} % within {name} <= {limit})"
@@ -87,13 +99,12 @@ def _binds(found: Capacity) -> str:
     one = next(each for each in found.found if each.binding(found.criterion) == binding)
     if one.met is None:
         return f"{binding} binds{of}: seed {one.seed} misses it at any rate."
-    busy = " and ".join(f"{role} instances are busy {percent(share)}" for role, share in one.met.busy.items())
-    tail = f"At {number(one.met.rate_per_s)} requests/s {busy} of the time"
+    tail = f"At {number(one.met.rate_per_s)} requests/s {busy_text(one.met.busy)} of the time"
     tail += f", with {one.met.preemptions * 100:.2g} preemptions per 100 requests." if one.met.preemptions else "."
     if one.missed is None:
         return f"The backlog binds{of}: the SLO still holds at all that the cluster can finish. {tail}"
     others = [
-        f"p{found.criterion.percent:g} {name} {seconds(value)} of {seconds(limits(found.scenario.slo)[name])}"
+        f"p{found.criterion.percent:g} {name} {seconds(value)} of {seconds(found.scenario.slo.limits[name])}"
         for name, value in one.missed.at.items()
         if name != binding
     ]
@@ -139,10 +150,10 @@ def _arithmetic(found: Capacity, rate: Estimate) -> str:
 def _no_rate(found: Capacity) -> str:
     criterion = found.criterion
     near = [each.missed for each in found.found if each.missed is not None]
-    run = max(near, key=lambda each: each.good if criterion.together else min(each.within.values()))
+    run = max(near, key=lambda each: each.share(criterion))
     name = run.missed(criterion)
     said = f"{_against(found, run, name)}"
-    over = run.at[name] / limits(found.scenario.slo)[name]
+    over = run.at[name] / found.scenario.slo.limits[name]
     if over < inf:
         said += f", {over:.2f} times the limit"
     if run.served < 1:
@@ -174,9 +185,8 @@ def _warnings(found: Capacity) -> list[str]:
 
 
 def _rule(found: Capacity) -> str:
-    early = f"all but the first {found.criterion.warmup * 100:g} % of the requests" if found.criterion.warmup else "all"
     runs = sum(each.runs for each in found.found)
     return (
-        f"Judged: {early}, an unserved one as a miss. Each seed's requests stay the same and their gaps are stretched; "
+        f"{judged_text(found.criterion)}. Each seed's requests stay the same and their gaps are stretched; "
         f"bisection to {(TOLERANCE - 1) * 100:.0f} %. {runs} simulations in {found.wall_s:.1f} s."
     )

@@ -65,7 +65,7 @@ class Difference:
         """Plain values that JSON can hold."""
         row: dict[str, Any] = {"system": self.system, "metric": self.metric}
         for name, found in (("baseline", self.baseline), ("difference", self.difference)):
-            row[name] = None if found is None else {"mean": found.mean, "low": found.low, "high": found.high}
+            row[name] = None if found is None else found.interval()
         return {**row, "seeds": 0 if self.difference is None else self.difference.seeds, "shown": self.shown}
 
 

@@ -1,6 +1,6 @@
 """One run judged: does it meet the SLO, and does the cluster keep up with what comes?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, sqrt
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tetrisim.errors import ScenarioError
 from tetrisim.metrics import definitions as define
 from tetrisim.scenario.scenario import Scenario
-from tetrisim.scenario.slo import SloSpec
 from tetrisim.simulate import Columns, Result, simulate
 from tetrisim.workload.trace import Trace
 
@@ -60,17 +59,25 @@ class Probe:
     time_shares: dict[str, float]
     provenance: tuple[str, ...]
 
+    def share(self, criterion: Criterion) -> float:
+        """The share of requests that the criterion looks at: within the limit that the most miss, or within all."""
+        return self.good if criterion.together else min(self.within.values(), default=1.0)
+
     def missed(self, criterion: Criterion) -> str:
         """The metric that the most requests miss, where those are too many; else nothing."""
         worst = min(self.within, key=self.within.__getitem__, default="")
-        share = self.good if criterion.together else self.within.get(worst, 1.0)
-        return worst if share < criterion.percent / 100 else ""
+        return worst if self.share(criterion) < criterion.percent / 100 else ""
 
 
-def limits(slo: SloSpec) -> dict[str, float]:
-    """The limits that an SLO gives, by metric, in seconds."""
-    given = {"TTFT": slo.ttft_s, "TPOT": slo.tpot_s, "E2EL": slo.e2el_s}
-    return {name: limit for name, limit in given.items() if limit is not None}
+def source_shares(probes: Sequence[Probe]) -> dict[str, float]:
+    """Shares of the step time of all these runs by source: measured, interpolated, estimated."""
+    total = sum(sum(run.time_shares.values()) for run in probes)
+    return {name: sum(run.time_shares[name] for run in probes) / total for name in probes[0].time_shares}
+
+
+def mean_busy(probes: Sequence[Probe]) -> dict[str, float]:
+    """The share of the time that the instances of each role are busy, a mean over the runs."""
+    return {role: sum(run.busy[role] for run in probes) / len(probes) for role in probes[0].busy}
 
 
 def probe(scenario: Scenario, trace: Trace, rate_per_s: float, criterion: Criterion) -> Probe:
@@ -86,7 +93,7 @@ def judged(result: Result, rate_per_s: float, criterion: Criterion) -> Probe:
     rows = result.request_columns
     start = int(len(rows["status"]) * criterion.warmup)
     late = {name: column[start:] for name, column in rows.items()}
-    at, within = _latencies(late, limits(result.scenario.slo), criterion.percent / 100)
+    at, within = _latencies(late, result.scenario.slo.limits, criterion.percent / 100)
     growth, noise, finished_per_s = _growth(rows)
     arrivals = rows["arrival_s"]
     return Probe(

@@ -10,7 +10,7 @@ from tetrisim.studies.judge import Criterion
 from tetrisim.studies.plan_bound import Bound, bound
 from tetrisim.studies.plan_cheapest import cheapest
 from tetrisim.studies.plan_most import most
-from tetrisim.studies.plan_record import Goal, Left, Note, Plan, Progress, trace_of
+from tetrisim.studies.plan_record import Goal, Left, Plan, Progress, trace_of
 from tetrisim.studies.plan_search import Task
 from tetrisim.studies.plan_space import (
     Candidate,
@@ -22,7 +22,7 @@ from tetrisim.studies.plan_space import (
     largest_counts,
     scenario_of,
 )
-from tetrisim.studies.workers import Map, workers
+from tetrisim.studies.workers import Map, Note, silent, workers
 
 LEAST_GPUS, ROOM = 16, 4.0
 """Without a limit, so many GPUs, or so many times what the rate needs at the speed of light, are the most tried."""
@@ -49,7 +49,7 @@ def plan(
     trace, _ = checked(scenario, rule)
     task = Task(scenario, rule, len(trace), tuple(range(scenario.seed, scenario.seed + seeds)))
     found = Plan(task, goal, space or Space())
-    note = on_note or _quiet
+    note = on_note or silent
     with workers(jobs) as spread:
         open_ones = _feasible(found, spread, note)
         if goal.rate_per_s is not None:
@@ -59,10 +59,6 @@ def plan(
     found.simulated = len({row.candidate for row in found.rows})
     found.wall_s = time.perf_counter() - started
     return found
-
-
-def _quiet(_: str) -> None:
-    """Nobody watches."""
 
 
 def _bound(task: Task, rate_per_s: float, family: Family) -> Bound:

@@ -168,7 +168,7 @@ class _Work:
         start = int(len(trace) * criterion.warmup)
         self.arrival = trace.arrival_s[start:]
         prompts, self.outputs = trace.prompt_tokens[start:].astype(float), trace.output_tokens[start:].astype(float)
-        self.criterion, self.slo = criterion, scenario.slo
+        self.criterion = criterion
         # With a prefix cache all but a prompt's last token may be there already.
         cached = trace.hash_ids is not None and any(pool.prefix_caching for pool in scenario.cluster.pools)
         computed = np.ones(len(prompts)) if cached else prompts
@@ -183,8 +183,7 @@ class _Work:
         ttft = np.maximum(first.token_s * computed, steps * first.step_s) + attention
         tpot = np.where(decodes > 0, later.step_s + later.context_s * prompts, 0.0)
         floors = {"TTFT": ttft, "TPOT": tpot, "E2EL": ttft + decodes * tpot}
-        given = {"TTFT": self.slo.ttft_s, "TPOT": self.slo.tpot_s, "E2EL": self.slo.e2el_s}
-        self.limits = {name: limit for name, limit in given.items() if limit is not None}
+        self.limits = scenario.slo.limits
         self.floors = {name: floors[name] for name in self.limits}
         flip = scenario.cluster.flip
         self.fixed_until_s = {"never": inf, "idle": flip.after_s}.get(flip.policy, 0.0)

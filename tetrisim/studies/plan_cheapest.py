@@ -1,15 +1,16 @@
 """The cheapest clusters at a rate: short runs family by family, then long ones over all seeds, the cheapest first."""
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from math import inf
 
 from tetrisim.studies.plan_families import SAMPLED
-from tetrisim.studies.plan_record import Left, Note, Plan, Progress, Row, rank, source
+from tetrisim.studies.plan_record import Left, Plan, Progress, Row, rank, source
 from tetrisim.studies.plan_search import Look, Searched, Task, look, search, verdict
 from tetrisim.studies.plan_space import Candidate, Counts, Family
-from tetrisim.studies.workers import Map
+from tetrisim.studies.workers import Map, Note
 
 FAR = 2.0
 """Clusters that cost more than this many times the cheapest one that may do are not simulated."""
@@ -51,10 +52,7 @@ def _keep_short(found: Plan, rate: float, searched: Sequence[Searched]) -> None:
             stage = "short" if one.requests < found.task.requests else "long"
             said = verdict([one], found.task.criterion)
             found.rows.append(Row(candidate, stage, rate, (one,), said, meets=said.meets))
-        reasons: dict[str, int] = {}
-        for reason, _ in each.left_out:
-            reasons[reason] = reasons.get(reason, 0) + 1
-        for reason, count in reasons.items():
+        for reason, count in Counter(reason for reason, _ in each.left_out).items():
             kind = "price" if reason.startswith("costs") else "fewer than one that misses"
             found.left.append(Left(each.family.name, kind, reason, count))
 

@@ -5,10 +5,10 @@ from functools import partial
 
 from tetrisim.studies.capacity import Capacity, capacity
 from tetrisim.studies.plan_bound import most_rate
-from tetrisim.studies.plan_record import Left, Note, Plan, Progress, Row, rank, source, trace_of
+from tetrisim.studies.plan_record import Left, Plan, Progress, Row, rank, source, trace_of
 from tetrisim.studies.plan_search import MEETS, Carried, Look, Task, carry, look, verdict
 from tetrisim.studies.plan_space import Candidate, Counts, Family, scenario_of
-from tetrisim.studies.workers import Map
+from tetrisim.studies.workers import Map, Note
 
 NEAR = 0.85
 """Clusters whose short runs carry less than this share of the best one's get no long runs."""

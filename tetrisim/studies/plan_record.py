@@ -1,7 +1,7 @@
 """What a plan holds: its goal, every cluster looked at, and everything left out with its reason."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil, inf, isfinite
@@ -14,9 +14,8 @@ from tetrisim.studies.plan_bound import Bound
 from tetrisim.studies.plan_families import Enumerated, Sampled, chosen
 from tetrisim.studies.plan_search import Look, Task, Verdict
 from tetrisim.studies.plan_space import Candidate, Family, Space, scenario_of
+from tetrisim.studies.workers import Note
 from tetrisim.workload.trace import Trace, build
-
-Note = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,10 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from tetrisim.studies.judge import limits
 from tetrisim.studies.plan_record import Plan, Row, best_of_kinds
 from tetrisim.studies.plan_search import Look, paired
 from tetrisim.studies.plan_space import Family
-from tetrisim.studies.seeds import Estimate, estimate
-
-NO_DIFFERENCE = "no difference shown"
+from tetrisim.studies.seeds import estimate
 
 _FINAL_RUN = (
     "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "median_tpot_ms", "p99_tpot_ms", "mean_e2el_ms",
@@ -40,7 +37,7 @@ def summary(found: Plan) -> dict[str, Any]:
         "goal": {"rate": goal.rate_per_s, "gpus": goal.gpus, "dollars_per_hour": goal.dollars_per_hour},
         "maximised": None if goal.rate_per_s is not None else "arrival rate under the SLO",
         "model": task.base.model,
-        "slo_ms": {name: limit * 1e3 for name, limit in limits(task.base.slo).items()},
+        "slo_ms": {name: limit * 1e3 for name, limit in task.base.slo.limits.items()},
         "percent": task.criterion.percent,
         "together": task.criterion.together,
         "warmup": task.criterion.warmup,
@@ -99,10 +96,10 @@ def _row(found: Plan, row: Row) -> dict[str, Any]:
         "dollars_per_hour": candidate.dollars_per_hour,
         **numbers,
         "rate": row.rate_per_s,
-        "sustained": None if sustained is None else _interval(sustained),
+        "sustained": None if sustained is None else sustained.interval(),
         "ttft_ms": _ms(percentiles["TTFT"]),
         "tpot_ms": _ms(percentiles["TPOT"]),
-        "share_within_less_asked": _interval(row.verdict.margin),
+        "share_within_less_asked": row.verdict.margin.interval(),
         "sure": row.verdict.sure,
         "share_of_limit": _finite(_mean(row.looks, lambda one: one.load(found.task.base))),
         "backlog": row.verdict.backlog,
@@ -171,7 +168,7 @@ def against(found: Plan, previous: Row | None, row: Row | None) -> dict[str, Any
     between = paired(values[0], values[1])
     if between is None:
         return {"by": name, "difference": None, "shown": False}
-    return {"by": name, "difference": _interval(between), "shown": between.low > 0 or between.high < 0}
+    return {"by": name, "difference": between.interval(), "shown": between.low > 0 or between.high < 0}
 
 
 def nearest(found: Plan) -> dict[str, Any]:
@@ -182,7 +179,7 @@ def nearest(found: Plan) -> dict[str, Any]:
         )
         one = row.looks[-1]
         metric = one.probe.missed(found.task.criterion) or "backlog"
-        limit = limits(found.task.base.slo).get(metric)
+        limit = found.task.base.slo.limits.get(metric)
         role = max(one.probe.busy, key=lambda each: one.probe.busy[each])
         return {
             "name": row.candidate.name, "metric": metric, "at_ms": _ms(one.probe.at.get(metric)),
@@ -197,7 +194,7 @@ def nearest(found: Plan) -> dict[str, Any]:
 
 def _over(found: Plan, family: Family) -> float:
     """By how much a family that was not run misses: the ratio of what it needs to what there is."""
-    limit, given = found.bounds[family], limits(found.task.base.slo)
+    limit, given = found.bounds[family], found.task.base.slo.limits
     if found.candidates and len(family.roles) * family.tensor_parallel > found.most_gpus:
         return 1e9  # not even one instance of each role
     if limit.kind == "memory":
@@ -257,7 +254,3 @@ def _finite(value: float | None) -> float | None:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None or not isfinite(seconds) else seconds * 1e3
-
-
-def _interval(value: Estimate) -> dict[str, float]:
-    return {"mean": value.mean, "low": value.low, "high": value.high}

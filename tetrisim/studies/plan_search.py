@@ -7,7 +7,7 @@ from math import inf, sqrt
 from tetrisim.metrics.summary import Summary, summarize
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.simulate import simulate
-from tetrisim.studies.judge import BEHIND, Criterion, Probe, judged, limits
+from tetrisim.studies.judge import BEHIND, Criterion, Probe, judged
 from tetrisim.studies.plan_space import Candidate, Counts, Family, scenario_of
 from tetrisim.studies.seeds import Estimate, estimate
 
@@ -47,8 +47,8 @@ class Look:
     summary: Summary
 
     def share(self, criterion: Criterion) -> float:
-        """The share of requests within the SLO that the criterion looks at: the worst metric's, or of all limits."""
-        return self.probe.good if criterion.together else min(self.probe.within.values(), default=1.0)
+        """The share of requests within the SLO that the criterion looks at."""
+        return self.probe.share(criterion)
 
     def status(self, criterion: Criterion) -> str:
         """`misses` when more miss than luck explains: six square roots of those that may, and three, on top of them.
@@ -64,7 +64,7 @@ class Look:
 
     def load(self, scenario: Scenario) -> float:
         """How near the criterion's percentile is to its limit: the largest share of one (inf: not served)."""
-        given = limits(scenario.slo)
+        given = scenario.slo.limits
         return max((value / given[name] for name, value in self.probe.at.items()), default=0.0)
 
 
@@ -72,7 +72,6 @@ class Look:
 class Verdict:
     """A candidate over seeds."""
 
-    looks: tuple[Look, ...]
     margin: Estimate
     """Share of requests within the SLO, less the share asked for."""
     backlog: bool
@@ -110,7 +109,7 @@ def look(task: Task, candidate: Candidate, rate_per_s: float, requests: int, see
 def verdict(looks: Sequence[Look], criterion: Criterion) -> Verdict:
     """What the runs of one candidate say together."""
     margin = estimate([each.share(criterion) - criterion.percent / 100 for each in looks])
-    return Verdict(tuple(looks), margin, estimate([each.probe.growth for each in looks]).low > BEHIND)
+    return Verdict(margin, estimate([each.probe.growth for each in looks]).low > BEHIND)
 
 
 def search(task: Task, rate_per_s: float, job: tuple[Family, Sequence[Counts], float]) -> Searched:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tetrisim.scenario.gpu import load_gpu
-from tetrisim.studies.capacity_text import ENOUGH_STAYS, number, seconds
-from tetrisim.studies.judge import limits
+from tetrisim.studies.capacity_text import ENOUGH_STAYS, judged_text, number, seconds, slo_text
 from tetrisim.studies.plan_bound import memory_bars
 from tetrisim.studies.plan_cheapest import FAR
 from tetrisim.studies.plan_record import Plan, Row, best_of_kinds
@@ -34,30 +33,20 @@ def lines(found: Plan) -> list[str]:
     return [_answer(found, best), *_others(found), *arithmetic(found, best), *_warnings(found, best), *last]
 
 
-def slo_text(found: Plan) -> str:
-    """The SLO and the share of requests it is asked of."""
-    given, percent = limits(found.task.base.slo), f"{found.task.criterion.percent:g}"
-    if not given:
-        return "no limit on latency"
-    if found.task.criterion.together:
-        return f"{percent} % of requests within " + " and ".join(f"{k} <= {seconds(v)}" for k, v in given.items())
-    return " and ".join(f"p{percent} {name} <= {seconds(limit)}" for name, limit in given.items())
-
-
 def _answer(found: Plan, best: Row) -> str:
     name, price = best.candidate.name, f"{best.candidate.dollars_per_hour:.2f} $/h"
-    goal, seeds = found.goal, len(found.task.seeds)
+    goal, seeds, slo = found.goal, len(found.task.seeds), slo_text(found.task.base, found.task.criterion)
     if goal.rate_per_s is not None:
         sure = "" if best.verdict.sure else ", though the interval over seeds leaves a doubt"
         return (
-            f"Cheapest for {number(goal.rate_per_s)} requests/s with {slo_text(found)}: {name}, {price} "
+            f"Cheapest for {number(goal.rate_per_s)} requests/s with {slo}: {name}, {price} "
             f"({seeds} seeds of {found.task.requests} requests{sure})."
         )
     bought = f"{goal.gpus} GPUs" if goal.gpus is not None else f"{goal.dollars_per_hour:g} $/h"
     rate = best.capacity.rate if best.capacity is not None else None
     assert rate is not None, "an answer sustains a rate"
     return (
-        f"Most for {bought}, that is the highest arrival rate with {slo_text(found)}: {name}, {price}, sustains "
+        f"Most for {bought}, that is the highest arrival rate with {slo}: {name}, {price}, sustains "
         f"{number(rate.mean)} requests/s (95 % interval {number(max(0.0, rate.low))} to {number(rate.high)}, {seeds} "
         f"seeds). Its scenario runs at {number(best.rate_per_s)} requests/s, which every seed meets."
     )
@@ -125,7 +114,7 @@ def _nothing(found: Plan) -> str:
         what = f"No cluster of {goal.gpus} GPUs serves any rate"
     else:
         what = f"No cluster for {goal.dollars_per_hour:g} $/h serves any rate"
-    said = f"{what} with {slo_text(found)}."
+    said = f"{what} with {slo_text(found.task.base, found.task.criterion)}."
     if near["name"] is None:
         return f"{said} Binding: {near['binds']}."
     miss = ""
@@ -167,10 +156,8 @@ def _left_out(found: Plan) -> Iterator[str]:
 
 
 def _rule(found: Plan) -> str:
-    warmup = found.task.criterion.warmup
-    early = f"all but the first {warmup * 100:g} % of the requests" if warmup else "all requests"
     return (
-        f"Judged: {early}, an unserved one as a miss; all clusters see the same requests under the same seed. It is "
+        f"{judged_text(found.task.criterion)}; all clusters see the same requests under the same seed. It is "
         "taken for granted that fewer instances do no better. Output tokens/s are the rate times the mean output; "
         "tokens/s/user is 1 / median TPOT."
     )

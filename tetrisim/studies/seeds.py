@@ -40,6 +40,10 @@ class Estimate:
         """Upper end of the interval."""
         return self.mean + self.half
 
+    def interval(self, times: float = 1.0) -> dict[str, float]:
+        """Mean and both ends, for JSON; `times` turns seconds into ms, say."""
+        return {"mean": self.mean * times, "low": self.low * times, "high": self.high * times}
+
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean and Student's 95 % interval of independent values; a single value has no interval."""

@@ -18,6 +18,7 @@ from tetrisim.studies.grid import Grid, Settings, check_grid, points
 from tetrisim.studies.seeds import estimate
 from tetrisim.studies.spread import Backend, spread
 from tetrisim.studies.task import PICTURE, Draw, Outcome, Task
+from tetrisim.studies.workers import silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,7 @@ def sweep(
         wanted = {task.key: task for point in plan for task in point.tasks}
         tasks = [task for key, task in wanted.items() if not cache.has(key, needed)]
         book = _Book(cache, axes, seeds, plan, {task.key for task in tasks})
-        progress = on_progress or _unwatched
+        progress = on_progress or silent
         try:
             book.save()
             progress(0, len(tasks), len(wanted) - len(tasks))
@@ -125,10 +126,6 @@ def sweep(
     if not any(row["status"] == "ok" for row in rows):
         raise _none_can_run([row["reason"] for row in rows])
     return Sweep(Path(out), scenario, axes, seeds, rows, len(tasks) - len(book.outcomes), len(wanted) - len(tasks))
-
-
-def _unwatched(*_: int) -> None:
-    """Nobody watches."""
 
 
 def _none_can_run(reasons: list[str]) -> TetrisimError:

@@ -9,6 +9,12 @@ from typing import Any
 
 Map = Callable[..., Iterator[Any]]
 """As the built-in `map`: results in the order of the arguments, as they come."""
+Note = Callable[[str], object]
+"""Told in a few words what is under way."""
+
+
+def silent(*_: object) -> None:
+    """Told, and tells nobody."""
 
 
 @contextmanager
