@@ -4,6 +4,7 @@ import typer
 
 from tetrisim.cli.common import JsonOption, ScenarioArgument, SetOption, one_line_errors
 from tetrisim.cli.criterion import (
+    NOTHING_FITS,
     GoodputOption,
     PercentileOption,
     SeedsOption,
@@ -11,9 +12,6 @@ from tetrisim.cli.criterion import (
     answer,
     parse_criterion,
 )
-
-NO_CHANGE = 3
-"""Exit code when neither a change nor a pair of them meets the SLO."""
 
 
 def advise_command(
@@ -37,4 +35,4 @@ def advise_command(
         criterion = parse_criterion(percentile, goodput, warmup)
         found = answer(advise, scenario, settings or [], criterion, seeds, as_json)
         if not found.met and not found.answers:
-            raise typer.Exit(NO_CHANGE)
+            raise typer.Exit(NOTHING_FITS)

@@ -4,6 +4,7 @@ import typer
 
 from tetrisim.cli.common import JsonOption, ScenarioArgument, SetOption, one_line_errors
 from tetrisim.cli.criterion import (
+    NOTHING_FITS,
     GoodputOption,
     PercentileOption,
     SeedsOption,
@@ -11,9 +12,6 @@ from tetrisim.cli.criterion import (
     answer,
     parse_criterion,
 )
-
-NO_RATE = 3
-"""Exit code when even a very low rate misses the SLO."""
 
 
 def capacity_command(
@@ -36,4 +34,4 @@ def capacity_command(
         criterion = parse_criterion(percentile, goodput, warmup)
         found = answer(capacity, scenario, settings or [], criterion, seeds, as_json)
         if found.rate is None:
-            raise typer.Exit(NO_RATE)
+            raise typer.Exit(NOTHING_FITS)

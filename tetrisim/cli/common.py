@@ -90,6 +90,11 @@ def _setting(text: str) -> tuple[str, object]:
         raise ScenarioError(f"--set {key.strip()}", f"'{value}' is not YAML", "a value as in the file") from None
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The parts of an option that takes several values with commas between."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def parse_warmup(text: str) -> "Warmup":
     """What `--warmup` says."""
     if text == "auto":
@@ -128,6 +133,30 @@ def sign_of_life(first: str) -> Generator[Callable[[str], None]]:
         return
     with console.status(first) as status:
         yield status.update
+
+
+@contextmanager
+def progress_bar(first: str) -> Generator[Callable[[str, int, int], None]]:
+    """A bar on stderr with the time left, when that is a terminal; yields the setter of text, done, and total."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text, done, total: None
+        return
+    left = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("to go"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(first, total=None)
+        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
 
 
 def print_json(value: object) -> None:

@@ -1,6 +1,5 @@
 """`tetrisim compare`: one scenario through several systems, or one run beside a measured one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +23,7 @@ from tetrisim.cli.common import (
     print_results,
     read_scenario,
     sign_of_life,
+    words,
 )
 from tetrisim.errors import TetrisimError
 
@@ -57,8 +57,8 @@ SeedsOption = Annotated[
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the command line says, beside the scenario and the systems."""
+class Asked:
+    """What the command line says, beside what is compared."""
 
     out: Path | None
     as_json: bool
@@ -87,17 +87,15 @@ def compare_command(  # noqa: PLR0913  # each is an option of the command line
     With a measured run instead of --systems: put it beside the predicted one, metric by metric.
     """
     with one_line_errors():
-        asked = _Asked(out, as_json, parse_format(to, as_json), exact_steps, strict, seeds, parse_warmup(warmup))
+        asked = Asked(out, as_json, parse_format(to, as_json), exact_steps, strict, seeds, parse_warmup(warmup))
         _check(measured, systems, asked)
         if measured is not None:
             # Imported here, or `tetrisim --help` would load what no other command needs.
-            from tetrisim.cli.compare_measured import Measurement, compare_measured
+            from tetrisim.cli.compare_measured import compare_measured
 
-            compare_measured(
-                Measurement(run, measured, settings or [], out, as_json, exact_steps, strict, asked.warmup)
-            )
+            compare_measured(run, measured, settings or [], asked)
         else:
-            names = [name.strip() for name in str(systems).split(",") if name.strip()]
+            names = list(words(str(systems)))
             if out is not None:
                 from tetrisim.studies.store import check_free
 
@@ -105,7 +103,7 @@ def compare_command(  # noqa: PLR0913  # each is an option of the command line
             _compare_systems(read_scenario(run, settings or []), names, asked)
 
 
-def _check(measured: Path | None, systems: str | None, asked: _Asked) -> None:
+def _check(measured: Path | None, systems: str | None, asked: Asked) -> None:
     either = "either --systems A,B,... or the file of a measured run"
     if measured is None and systems is None:
         raise TetrisimError("compare", "there is nothing to compare with", either)
@@ -118,7 +116,7 @@ def _check(measured: Path | None, systems: str | None, asked: _Asked) -> None:
         raise TetrisimError("--seeds", f"is given with the measured run {measured}", "one seed beside one measurement")
 
 
-def _compare_systems(base: "Scenario", names: list[str], asked: _Asked) -> None:
+def _compare_systems(base: "Scenario", names: list[str], asked: Asked) -> None:
     from tetrisim.studies.compare import compare, compare_seeds, every_system
     from tetrisim.studies.store import save_comparison
 
@@ -161,8 +159,9 @@ def _draw(path: Path, comparison: "Comparison", paired: "PairedComparison | None
     """The pictures, of the scenario's own seed as are the rows; over seeds also differences.json beside them."""
     draw_results(path, _counted(comparison), comparison.scenario)
     if paired is not None:
-        text = json.dumps(paired.summary(), indent=2, allow_nan=False)
-        path.with_name("differences.json").write_text(text + "\n")
+        from tetrisim.studies.store import write_json
+
+        write_json(path.with_name("differences.json"), paired.summary())
 
 
 def _print_paired(paired: "PairedComparison", as_json: bool) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tetrisim.scenario.scenario import Scenario
     from tetrisim.studies.judge import Criterion
 
+NOTHING_FITS = 3
+"""Exit code when nothing that was looked at meets the SLO: no rate, no change, no cluster."""
+
 PercentileOption = Annotated[
     float | None,
     typer.Option(

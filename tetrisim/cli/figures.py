@@ -1,14 +1,13 @@
 """`tetrisim figures`: the figures of the TetriInfer paper, and what came of them."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tetrisim.cli.common import SetOption, one_line_errors, parse_settings
+from tetrisim.cli.common import SetOption, one_line_errors, parse_settings, progress_bar
 from tetrisim.errors import OutputError
 
 if TYPE_CHECKING:
@@ -61,35 +60,11 @@ def _make(folders: Sequence[Path], out: Path, settings: dict[str, object], jobs:
 
     verdicts: list[Verdict] = []
     one = partial(make_figure, out=out, settings=settings)
-    with _progress(len(folders)) as advance, workers(min(jobs, len(folders))) as spread:
-        for folder, rows in zip(folders, spread(one, folders), strict=True):
+    with progress_bar("figures") as show, workers(min(jobs, len(folders))) as spread:
+        for done, (folder, rows) in enumerate(zip(folders, spread(one, folders), strict=True), 1):
             verdicts += rows
-            advance(folder.name)
+            show(f"{folder.name} done", done, len(folders))
     return verdicts
-
-
-@contextmanager
-def _progress(total: int) -> Generator[Callable[[str], None]]:
-    """A bar over the figures on stderr, when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _quiet
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("figures", total=total)
-
-        def advance(name: str) -> None:
-            bar.update(task, description=f"{name} done", advance=1)
-
-        yield advance
-
-
-def _quiet(name: str) -> None:
-    """Nobody watches."""
 
 
 def _print(verdicts: "Sequence[Verdict]") -> None:

@@ -1,13 +1,11 @@
 """`tetrisim profile measure`: measure the kernels of a model on this machine."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tetrisim.cli.common import one_line_errors
+from tetrisim.cli.common import one_line_errors, progress_bar
 
 if TYPE_CHECKING:
     from tetrisim.profiling.harness import Progress
@@ -38,27 +36,11 @@ def measure_command(
     with one_line_errors():
         from tetrisim.profiling.measure import Wish, measure
 
-        with _progress_bar() as show:
+        with progress_bar("starting") as bar:
+
+            def show(title: str, progress: "Progress") -> None:
+                bar(f"{title}: {progress.title}", progress.done, progress.units)
+
             folders = measure(Wish(model, device, tp, dtype, budget, out, gpu), show)
         for folder in folders:
             typer.echo(str(folder))
-
-
-@contextmanager
-def _progress_bar() -> Generator[Callable[[str, "Progress"], None]]:
-    """A bar over the plan's units on stderr, when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda title, progress: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(title: str, progress: "Progress") -> None:
-            bar.update(task, description=f"{title}: {progress.title}", total=progress.units, completed=progress.done)
-
-        yield show

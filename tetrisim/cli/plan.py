@@ -13,8 +13,9 @@ from tetrisim.cli.common import (
     print_json,
     read_scenario,
     sign_of_life,
+    words,
 )
-from tetrisim.cli.criterion import GoodputOption, PercentileOption, WarmupOption, parse_criterion
+from tetrisim.cli.criterion import NOTHING_FITS, GoodputOption, PercentileOption, WarmupOption, parse_criterion
 from tetrisim.errors import TetrisimError
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from tetrisim.studies.judge import Criterion
     from tetrisim.studies.plan_record import Goal, Plan
     from tetrisim.studies.plan_space import Space
-
-NOTHING_FITS = 3
-"""Exit code when no cluster meets the SLO."""
 
 OPTIONS = {
     "tensor_parallel": "--tp", "batched_tokens": "--tokens", "chunk_tokens": "--chunk", "seqs": "--seqs",
@@ -96,7 +94,7 @@ def plan_command(  # noqa: PLR0913  # each is an option of the command line
         try:
             goal = _goal(rate, gpus, budget, answers)
             space = Space(
-                _words(gpu), _words(systems), _numbers("--tp", tp), _numbers("--tokens", tokens),
+                words(gpu), words(systems), _numbers("--tp", tp), _numbers("--tokens", tokens),
                 _numbers("--chunk", chunk), _numbers("--seqs", seqs), most_gpus,
             )  # fmt: skip
             criterion = parse_criterion(percentile, goodput, warmup)
@@ -155,12 +153,8 @@ def _show(found: "Plan", out: Path | None, as_json: bool) -> None:
         )
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
-        return tuple(dict.fromkeys(int(word) for word in _words(text)))
+        return tuple(dict.fromkeys(int(word) for word in words(text)))
     except ValueError:
         raise TetrisimError(option, f"is '{text}'", "whole numbers with commas between, as in 1,2,4") from None

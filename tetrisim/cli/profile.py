@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tetrisim.cli.common import one_line_errors, sign_of_life
+from tetrisim.cli.common import one_line_errors, sign_of_life, words
 from tetrisim.cli.measure import measure_command
 from tetrisim.errors import ProfileError, unknown_name
 
@@ -88,7 +88,7 @@ def _convert(
 
 
 def _degrees(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = words(text)
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise ProfileError("--tp", f"is '{text}'", "whole numbers above 0, as in 1,2,4")
     return sorted({int(part) for part in parts})
@@ -197,9 +197,9 @@ def _print_comparison(place: Path, against: Path) -> None:
 def list_command(root: RootOption = None) -> None:
     """List the profiles, with where their numbers come from."""
     with one_line_errors():
-        for place in _installed(root):
-            from tetrisim.latency.table import read_profile
+        from tetrisim.latency.table import read_profile
 
+        for place in _installed(root):
             typer.echo(read_profile(place).title)
 
 

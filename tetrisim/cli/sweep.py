@@ -1,7 +1,5 @@
 """`tetrisim sweep`: a scenario at every point of a grid, on the cores of this machine or a cluster."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +9,10 @@ from tetrisim.cli.common import (
     JsonOption,
     ScenarioArgument,
     SetOption,
+    draw_results,
     one_line_errors,
     print_json,
+    progress_bar,
     read_scenario,
 )
 from tetrisim.errors import TetrisimError
@@ -74,7 +74,11 @@ def sweep_command(  # noqa: PLR0913  # each is an option of the command line
         where = Backend(backend, scheduler, jobs, wait)
         base = read_scenario(scenario, settings or [])
         try:
-            with _progress() as told:
+            with progress_bar("preparing") as show:
+
+                def told(done: int, total: int, kept: int) -> None:
+                    show("runs" + (f", {kept} kept from before" if kept else ""), done, total)
+
                 done = sweep(base, axes, out, seeds, where, draw_run if pictures else None, told)
         except Interrupted as stopped:
             typer.echo(f"interrupted: {stopped}", err=True)
@@ -96,39 +100,4 @@ def sweep_command(  # noqa: PLR0913  # each is an option of the command line
 
 def draw_run(path: Path, result: "Result") -> None:
     """The figure of one run."""
-    from tetrisim.cli.common import draw_results
-
     draw_results(path, {result.scenario.system: result}, result.scenario)
-
-
-@contextmanager
-def _progress() -> Generator[Callable[[int, int, int], None]]:
-    """A bar over the runs on stderr, with the time left, when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _quiet
-        return
-    left = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("to go"))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left)
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def told(done: int, total: int, kept: int) -> None:
-            before = f", {kept} kept from before" if kept else ""
-            bar.update(task, description=f"runs{before}", completed=done, total=total)
-
-        yield told
-
-
-def _quiet(*_: int) -> None:
-    """Nobody watches."""

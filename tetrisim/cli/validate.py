@@ -126,15 +126,13 @@ def _measured(scenario: str, path: Path, profiles: Path | None, out: Path | None
 
 def _write(out: Path, card: "Scorecard") -> None:
     """report.json, requests.csv with both sides, scenario.yaml, and the figures."""
-    import json
-
     from tetrisim.report.validation_plot import save_validation
     from tetrisim.scenario.load import dump_yaml
-    from tetrisim.studies.store import new_folder
+    from tetrisim.studies.store import new_folder, write_json
     from tetrisim.validation.timeline import timelines, write_rows
 
     with new_folder(out) as folder:
-        (folder / "report.json").write_text(json.dumps(card.summary(), indent=2, allow_nan=False) + "\n")
+        write_json(folder / "report.json", card.summary())
         (folder / "scenario.yaml").write_text(dump_yaml(card.scenario))
         write_rows(folder / "requests.csv", card.run)
         title = f"{card.scenario.system} on {card.run.measured.path.name}, {int(card.run.compared.sum())} requests"

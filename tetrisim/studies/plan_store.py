@@ -1,18 +1,17 @@
 """The folder of a plan: plan.json, the picture, and for each answer its scenario and serve lines."""
 
-import json
 from pathlib import Path
 
 from tetrisim.scenario.load import dump_yaml
 from tetrisim.studies.plan_record import Plan
 from tetrisim.studies.plan_serve import serve_script
-from tetrisim.studies.store import Picture, new_folder
+from tetrisim.studies.store import Picture, new_folder, write_json
 
 
 def save_plan(folder: Path, found: Plan, picture: Picture) -> None:
     """Write plan.json, pareto.png, and a folder an answer with scenario.yaml and serve.sh."""
     with new_folder(folder) as partial:
-        (partial / "plan.json").write_text(json.dumps(found.summary(), indent=2, allow_nan=False) + "\n")
+        write_json(partial / "plan.json", found.summary())
         for place, row in enumerate(found.answers, 1):
             own = partial / answer_folder(place, row.candidate.name)
             own.mkdir()

@@ -45,6 +45,11 @@ def check_free(folder: Path) -> None:
         raise OutputError(str(folder), "exists already", "a folder that is not there yet", str(free))
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write strict JSON that a person can read: a value that does not exist is null, never NaN."""
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Generator[Path]:
     """A temporary folder beside `folder` to write in; it takes that name at the end, or vanishes.
@@ -104,7 +109,7 @@ def _write_study(
     scenario = results[0].scenario  # seed and SLO are those of all
     runs = [_record(summary, result) for summary, result in zip(summaries, results, strict=True)]
     record = {"tetrisim": __version__, "seed": scenario.seed, "slo": asdict(scenario.slo), "runs": runs}
-    (folder / "run.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    write_json(folder / "run.json", record)
     picture(folder / "latency.png")
 
 

@@ -1,6 +1,5 @@
 """One run of a sweep, wherever it is executed: a task goes there, and the files of the finished run come back."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.workload import WorkloadSpec
 from tetrisim.simulate import Result, simulate
 from tetrisim.studies.cache import digest, inputs, key_of, made_of
-from tetrisim.studies.store import save_run
+from tetrisim.studies.store import save_run, write_json
 from tetrisim.workload.generator import GENERATOR_SUFFIXES
 from tetrisim.workload.trace import Trace, build
 
@@ -87,7 +86,7 @@ def _run(task: Task, made: dict[str, Any]) -> dict[str, bytes]:
         summary = summarize(result)
         save_run(run, result, summary, picture)
         for name, content in (("key.json", made), ("summary.json", summary)):
-            (run / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+            write_json(run / name, content)
         return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
