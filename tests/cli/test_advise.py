@@ -2,16 +2,9 @@
 
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from typer.testing import CliRunner
-
-from tetrisim.cli.main import app
+from cli.shell import ctrl_c_is_one_line, is_refused, tetrisim
 
 SMALL = ["--set", "workload.requests=120", "--percentile", "90", "--seeds", "2"]
 MISS = [*SMALL, "--set", "slo.tpot=8 ms"]
@@ -21,10 +14,6 @@ MISS = [*SMALL, "--set", "slo.tpot=8 ms"]
 def alone(monkeypatch):
     """Processes take longer to start than these runs."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, list(arguments))
 
 
 def test_sentences_hold_the_numbers_of_the_json():
@@ -94,8 +83,7 @@ def test_nothing_that_helps_is_exit_code_3_with_the_nearest_miss(as_json):
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, said):
     done = tetrisim("advise", "default", *arguments)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and said in done.stderr
+    is_refused(done, said)
 
 
 def test_ctrl_c_is_one_line(monkeypatch):
@@ -109,11 +97,4 @@ def test_ctrl_c_is_one_line(monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_at_a_terminal_ends_the_workers_too():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tetrisim", "advise", "default", "--seeds", "100"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    time.sleep(12.0)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    ctrl_c_is_one_line(12.0, "advise", "default", "--seeds", "100")

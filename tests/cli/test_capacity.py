@@ -2,22 +2,11 @@
 
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from typer.testing import CliRunner
-
-from tetrisim.cli.main import app
+from cli.shell import ctrl_c_is_one_line, is_refused, tetrisim
 
 SMALL = ["--set", "workload.requests=1000", "--set", "slo.tpot=12 ms", "--percentile", "90", "--seeds", "2"]
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, list(arguments))
 
 
 def test_sentences_hold_the_numbers_of_the_json():
@@ -74,8 +63,7 @@ def test_no_rate_is_exit_code_3_with_the_nearest_miss(as_json):
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, said):
     done = tetrisim("capacity", "default", *arguments)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and said in done.stderr
+    is_refused(done, said)
 
 
 def test_ctrl_c_here_is_one_line(monkeypatch):
@@ -89,21 +77,5 @@ def test_ctrl_c_here_is_one_line(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after_s", [2.0, 8.0], ids=["early", "with workers"])
-def test_ctrl_c_at_a_terminal_reaches_the_workers_too_and_is_still_one_line(after_s):
-    """A terminal sends it to the whole group: no worker may answer, and none may stay."""
-    long = ["--set", "workload.requests=3000", "--seeds", "200"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tetrisim", "capacity", "default", *long],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    time.sleep(after_s)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
-    for _ in range(100):  # whoever is dead may wait a moment to be buried
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("a worker stayed")
+def test_ctrl_c_at_a_terminal_ends_the_workers_too(after_s):
+    ctrl_c_is_one_line(after_s, "capacity", "default", "--set", "workload.requests=3000", "--seeds", "200")

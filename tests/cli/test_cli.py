@@ -6,17 +6,12 @@ import time
 
 import pandas as pd
 import pytest
+from cli.shell import tetrisim
 from handmade import served
-from typer.testing import CliRunner
 
-from tetrisim.cli.main import app
 from tetrisim.scenario.load import load
 
 SMALL = ["--set", "workload.requests=30"]
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, list(arguments))
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import stat
 import subprocess
 
 import pytest
-from typer.testing import CliRunner
+from cli.shell import tetrisim
 
-from tetrisim.cli.main import app
 from tetrisim.scenario.load import load, resolve
 from tetrisim.studies.plan_serve import serve_script
 
@@ -16,10 +15,6 @@ SMALL = [
     "--gpu", "h100-sxm", "--tp", "1,2", "--tokens", "2048", "--chunk", "512", "--seqs", "128", "--percentile", "90",
     "--seeds", "2", "--set", "workload.requests=300",
 ]  # fmt: skip
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from cli.shell import is_refused, tetrisim
 
-from tetrisim.cli.main import app
 from tetrisim.report.sweep import best_lines, short_names
 
 TINY = ["--set", "workload.requests=60", "--jobs", "1"]
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_table_best_points_reasons_and_files(tmp_path):
@@ -76,8 +71,7 @@ def test_json_is_the_file_and_seeds_have_intervals(tmp_path):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, said):
     done = tetrisim("sweep", "default", *arguments, "--out", tmp_path / "out")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and said in done.stderr
+    is_refused(done, said)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,15 +6,10 @@ import types
 from dataclasses import dataclass
 
 import pytest
-from typer.testing import CliRunner
+from cli.shell import tetrisim
 from validation.made import scenario, simulated, tables
 
-from tetrisim.cli.main import app
 from tetrisim.scenario.load import dump_yaml
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import json
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from cli.shell import tetrisim
 
-from tetrisim.cli.main import app
 from tetrisim.metrics.export import export
 from tetrisim.metrics.warmup import counted
 from tetrisim.scenario.load import load, override
@@ -14,10 +13,6 @@ from tetrisim.simulate import simulate
 
 SMALL = ["--set", "workload.requests=40"]
 SYSTEMS = ["--systems", "vllm-v0,vllm-v1"]
-
-
-def tetrisim(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def read(*arguments):
