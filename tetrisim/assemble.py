@@ -22,7 +22,7 @@ from tetrisim.cluster.precision import PrecisionInstance
 from tetrisim.cluster.pull import PullDispatcher
 from tetrisim.cluster.recorder import Recorder
 from tetrisim.cluster.request import NEVER
-from tetrisim.cluster.roles import RoleControl
+from tetrisim.cluster.roles import OTHER, RoleControl
 from tetrisim.cluster.scheduler import LoadIndex, Scheduler
 from tetrisim.cluster.sessions import SessionScheduler
 from tetrisim.cluster.transfer import Links
@@ -68,7 +68,7 @@ class Cluster:
 
     def flip(self, instance: Instance) -> None:
         """Turn an idle instance into one of the other role, on the same GPUs."""
-        role = "decode" if instance.role == "prefill" else "prefill"
+        role = OTHER[instance.role]
         index, pool = next((i, p) for i, p in enumerate(self.scenario.cluster.pools) if p.role == role)
         own = self.machines.pools[instance.number]
         pool = replace(pool, gpu=own.gpu, tensor_parallel=own.tensor_parallel)

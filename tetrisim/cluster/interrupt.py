@@ -12,12 +12,11 @@ from math import ceil
 from typing import TypeVar
 
 from tetrisim.cluster.clock import Alarm, ticks
+from tetrisim.cluster.cutting import CuttableInstance
 from tetrisim.cluster.engine import Engine, Piece
-from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.predictor import Predictor
 from tetrisim.cluster.request import NEVER, Request
 from tetrisim.cluster.suspend import ClassEngine
-from tetrisim.cluster.window import length
 from tetrisim.latency.step import StepTimer
 from tetrisim.scenario.classes import URGENT
 
@@ -55,7 +54,7 @@ class Boundaries:
         return (layer + inside) / self._layers
 
 
-class InterruptibleInstance(Instance):
+class InterruptibleInstance(CuttableInstance):
     """Runs a ClassEngine; `boundaries` is set by whoever makes it."""
 
     __slots__ = ("_cut_alarm", "_cut_to", "_lead", "_own", "_path", "_prefilling", "_since", "boundaries")
@@ -89,21 +88,9 @@ class InterruptibleInstance(Instance):
 
     def _single_out(self, now: int) -> None:
         """Apply the steps of the window that have ended; from now on the one in progress is a window of its own."""
-        if self._steps == 1:
-            return
-        engine, done = self.engine, self.steps_done(now)
-        if done:
-            end = self._start + length(done, self._first, self._slope)
-            self._gaps.emit(self._start, self._first, self._slope, done, engine.batch.n, end)
-            if self.timer.labelled:
-                self.timer.account(self._row, self._segment, end - self._start)
-            engine.advance(done)
-            self._start = end
-            self._first += self._slope * done
-        self._steps, self._cut = 1, True
-        self._window_alarm = alarm = Alarm(self._on_window)  # the old one rings unheard
-        self._pending = alarm
-        self.env.arm(alarm, self._start + self._first, self._priority)
+        if self._steps > 1:
+            self.sync(now)
+            self._end_after(1)
 
     def _interrupt(self, now: int) -> None:
         """Stop the step in progress at its next boundary, if nobody in it is urgent and that makes room for one."""

@@ -10,19 +10,16 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, log
+from typing import Any
 
 from tetrisim.cluster.clock import Alarm, ticks
+from tetrisim.cluster.cutting import CuttableInstance
 from tetrisim.cluster.engine import Engine, Piece
-from tetrisim.cluster.instance import Instance
-from tetrisim.cluster.kvcache import KVCache
 from tetrisim.cluster.parking import ParkingEngine
 from tetrisim.cluster.predictor import Predictor
-from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.request import NEVER, Request
-from tetrisim.cluster.window import length, steps_before
+from tetrisim.cluster.window import steps_before
 from tetrisim.latency.step import FOREVER, StepTimer
-from tetrisim.policies.batching import Batching
-from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.cluster import PoolSpec
 from tetrisim.scenario.preempt import MlfqSpec
 from tetrisim.units import TICKS_PER_S
@@ -67,15 +64,8 @@ class Job:
 class MlfqEngine(ParkingEngine):
     """The queue and its choice. Its instance sets `now` and `work`, and says how long a prefill takes."""
 
-    def __init__(
-        self,
-        pool: PoolSpec,
-        kv: KVCache,
-        batching: Batching,
-        waiting: WaitingQueue,
-        admit: Callable[[DecodeView, RequestView], bool],
-    ) -> None:
-        super().__init__(pool, kv, batching, waiting, admit)
+    def __init__(self, pool: PoolSpec, *parts: Any) -> None:
+        super().__init__(pool, *parts)
         spec = pool.mlfq or MlfqSpec()
         self.levels, self._starved = Levels(spec), ticks(spec.starvation_s)
         self.jobs: dict[Request, Job] = {}
@@ -227,7 +217,7 @@ class MlfqEngine(ParkingEngine):
             job.runs_since, job.idle_since = NEVER, self.now
 
 
-class MlfqInstance(Instance):
+class MlfqInstance(CuttableInstance):
     """Runs an MlfqEngine: counts served time, and ends windows where the order may change."""
 
     __slots__ = ("_own",)
@@ -268,11 +258,7 @@ class MlfqInstance(Instance):
         own.now = now
         steps = 1 + steps_before(own.until_change(), self._first, self._slope, self._steps)
         if steps < self._steps:
-            self._steps = steps
-            self._cut = steps == 1
-            self._window_alarm = alarm = Alarm(self._on_window)  # the old one rings unheard
-            self._pending = alarm
-            self.env.arm(alarm, now + length(steps, self._first, self._slope), self._priority)
+            self._end_after(steps)
 
     def _swap(self) -> int:
         """KV moves beside the step: it costs what it takes longer than the step's matrices."""

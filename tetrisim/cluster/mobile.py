@@ -9,10 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from tetrisim.cluster.cutting import CuttableInstance
 from tetrisim.cluster.engine import Engine, Piece
-from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.request import NEVER, Request
-from tetrisim.cluster.window import length
 
 
 class MobileEngine(Engine):
@@ -170,7 +169,7 @@ class MobileEngine(Engine):
         self.on_lost(request, why)
 
 
-class MobileInstance(Instance):
+class MobileInstance(CuttableInstance):
     """An instance whose engine may be changed from outside between two steps."""
 
     __slots__ = ()
@@ -180,21 +179,6 @@ class MobileInstance(Instance):
         """Its engine."""
         assert isinstance(self.engine, MobileEngine)
         return self.engine
-
-    def sync(self, now: int) -> None:
-        """Apply the steps of the window that have ended, as if it had been cut there."""
-        if now >= self.snapshot_until:
-            self.on_broadcast(self)
-        done = self.steps_done(now)
-        if done:
-            spent = length(done, self._first, self._slope)
-            self._gaps.emit(self._start, self._first, self._slope, done, self.engine.batch.n, self._start + spent)
-            if self.timer.labelled:
-                self.timer.account(self._row, self._segment, spent)
-            self.engine.advance(done)
-            self._start += spent
-            self._first += done * self._slope
-            self._steps -= done
 
     def nudge(self, now: int) -> None:
         """Something has changed (after `sync`): end the window with the step in progress, or wake up."""

@@ -16,6 +16,18 @@ from tetrisim.policies.views import FlipView
 from tetrisim.scenario.cluster import FlipSpec
 
 
+def take_snapshot(instance: Instance, moment: int) -> None:
+    """Set an instance's snapshot to a moment before its next event: steps of its window that have ended count."""
+    snapshot, kv, load = instance.snapshot, instance.engine.kv, instance.load
+    free = kv.free
+    steps = instance.steps_done(moment)
+    if steps:
+        free -= instance.engine.batch.growth(steps)
+    snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
+    snapshot.waiting_tokens = load.pending_tokens
+    snapshot.heavy, snapshot.light = load.heavy, load.assigned - load.heavy
+
+
 class Broadcast:
     """Keeps the snapshots of all decode instances."""
 
@@ -26,14 +38,7 @@ class Broadcast:
     def refresh(self, instance: Instance) -> None:
         """The snapshot as of the last tick: what had happened before that moment, steps still running not counted."""
         tick = self.env.now // self.period
-        snapshot, kv, load = instance.snapshot, instance.engine.kv, instance.load
-        free = kv.free
-        steps = instance.steps_done(tick * self.period)
-        if steps:
-            free -= instance.engine.batch.growth(steps)
-        snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
-        snapshot.waiting_tokens = load.pending_tokens
-        snapshot.heavy, snapshot.light = load.heavy, load.assigned - load.heavy
+        take_snapshot(instance, tick * self.period)
         instance.snapshot_until = (tick + 1) * self.period
 
     def watch(self, instance: Instance) -> None:

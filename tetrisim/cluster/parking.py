@@ -1,29 +1,18 @@
 """Engines that run some of their sequences while the others wait with their KV where it is: parked."""
 
 import sys
-from collections.abc import Callable
+from typing import Any
 
-from tetrisim.cluster.kvcache import KVCache
 from tetrisim.cluster.priority import PriorityEngine
-from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.request import NEVER, Request
-from tetrisim.policies.batching import Batching
-from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.cluster import PoolSpec
 
 
 class ParkingEngine(PriorityEngine):
     """At most `most` sequences in a step; the parked count as `queued`."""
 
-    def __init__(
-        self,
-        pool: PoolSpec,
-        kv: KVCache,
-        batching: Batching,
-        waiting: WaitingQueue,
-        admit: Callable[[DecodeView, RequestView], bool],
-    ) -> None:
-        super().__init__(pool, kv, batching, waiting, admit)
+    def __init__(self, pool: PoolSpec, *parts: Any) -> None:
+        super().__init__(pool, *parts)
         self.most, self.seats = self.seats, sys.maxsize
         self.parked: dict[Request, int] = {}
         """Sequences outside the batch, with their context."""

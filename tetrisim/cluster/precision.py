@@ -2,10 +2,9 @@
 
 from tetrisim import streams
 from tetrisim.cluster.clock import Alarm
+from tetrisim.cluster.cutting import CuttableInstance
 from tetrisim.cluster.engine import Piece
-from tetrisim.cluster.instance import Instance
 from tetrisim.cluster.request import NEVER, Request
-from tetrisim.cluster.window import length
 from tetrisim.latency.lowbit import WidthTimers
 from tetrisim.scenario.precision import CLASSES, PrecisionSpec
 
@@ -38,7 +37,7 @@ class Widths:
         return place
 
 
-class PrecisionInstance(Instance):
+class PrecisionInstance(CuttableInstance):
     """Before each window it looks who still needs the high width; a window ends where somebody steps down."""
 
     __slots__ = ("_bits", "bits", "decoded", "timers", "widths")
@@ -81,10 +80,7 @@ class PrecisionInstance(Instance):
         until = self._choose()
         super()._start_window(now)
         if until < self._steps:
-            self._steps, self._cut = until, until == 1
-            # The alarm that is set will ring unheard.
-            self._pending = self._window_alarm = alarm = Alarm(self._on_window)
-            self.env.arm(alarm, now + length(until, self._first, self._slope), self._priority)
+            self._end_after(until)
 
     def _choose(self) -> int:
         """Take the timer of the widths in the batch; returns after how many steps they change."""

@@ -2,6 +2,7 @@
 
 from tetrisim.cluster.dispatcher import Dispatcher
 from tetrisim.cluster.load import LoadSnapshot
+from tetrisim.cluster.monitor import take_snapshot
 
 
 class PullDispatcher(Dispatcher):
@@ -13,10 +14,5 @@ class PullDispatcher(Dispatcher):
     def snapshot(self, member: int) -> LoadSnapshot:
         """The load as of now."""
         instance = self.members[member]
-        kv, load, snapshot = instance.engine.kv, instance.load, instance.snapshot
-        steps = instance.steps_done(self._now)
-        free = kv.free - (instance.engine.batch.growth(steps) if steps else 0)
-        snapshot.free_tokens = free * kv.block_tokens - load.pending_tokens
-        snapshot.waiting_tokens = load.pending_tokens
-        snapshot.heavy, snapshot.light = load.heavy, load.assigned - load.heavy
-        return snapshot
+        take_snapshot(instance, self._now)
+        return instance.snapshot

@@ -6,17 +6,13 @@ others; else other decodes; else other prompts. Sequences beyond a batch are par
 """
 
 import sys
-from collections.abc import Callable
 from heapq import nsmallest
+from typing import Any
 
 from tetrisim.cluster.engine import Piece
-from tetrisim.cluster.kvcache import KVCache
 from tetrisim.cluster.parking import ParkingEngine
 from tetrisim.cluster.priority import rank
-from tetrisim.cluster.queue import WaitingQueue
 from tetrisim.cluster.request import Request
-from tetrisim.policies.batching import Batching
-from tetrisim.policies.views import DecodeView, RequestView
 from tetrisim.scenario.classes import URGENT
 from tetrisim.scenario.cluster import PoolSpec
 from tetrisim.scenario.preempt import PreemptSpec
@@ -25,15 +21,8 @@ from tetrisim.scenario.preempt import PreemptSpec
 class ClassEngine(ParkingEngine):
     """The batch rule, the parked and the suspended. A suspended step is known by how much of each member is done."""
 
-    def __init__(
-        self,
-        pool: PoolSpec,
-        kv: KVCache,
-        batching: Batching,
-        waiting: WaitingQueue,
-        admit: Callable[[DecodeView, RequestView], bool],
-    ) -> None:
-        super().__init__(pool, kv, batching, waiting, admit)
+    def __init__(self, pool: PoolSpec, *parts: Any) -> None:
+        super().__init__(pool, *parts)
         self.preempt = pool.preempt or PreemptSpec()
         self._to_the_end = self.preempt.granularity == "request"
         self.held: list[Piece] = []
