@@ -45,17 +45,22 @@ def build_timer(shard: Shard, ref: str, where: str, split_above: int | None = No
     return StepTimer(Dense(linear, LARGEST), Dense(head, LARGEST), attention, shard.model.layers), line
 
 
+def profile_folder(ref: str, gpu: str, model: str, dtype: str, tensor_parallel: int) -> Path | None:
+    """Where the tables that `ref` means for a shard lie (see `build_timer`); None: there is the roofline alone."""
+    if ref == "roofline":
+        return None
+    roots = PROFILES if ref == "auto" else (Path(ref),)
+    found = (find_profile(root, gpu, model, dtype, tensor_parallel) for root in roots)
+    return next((folder for folder in found if folder is not None), None)
+
+
 def _find(shard: Shard, ref: str, where: str, needed: bool = True) -> Profile | None:
     wanted = (shard.gpu.name, shard.model.name, shard.dtype, shard.tensor_parallel)
-    folder = None
-    if ref == "auto":
-        folder = next((found for root in PROFILES if (found := find_profile(root, *wanted))), None)
-    elif ref != "roofline":
-        folder = find_profile(Path(ref), *wanted)
-        if folder is None and needed:
+    folder = profile_folder(ref, *wanted)
+    if folder is None:
+        if needed and ref not in ("auto", "roofline"):
             shape = "/".join((*wanted[:3], f"tp{wanted[3]}"))
             raise ProfileError(where, f"no profile.yaml in {ref}", f"a profile, or a folder that holds {shape}")
-    if folder is None:
         return None
     profile = read_profile(folder)
     named = (profile.gpu, profile.model, profile.dtype, profile.tensor_parallel)

@@ -45,7 +45,6 @@ OUTLIER = 1.5
 Errors = dict[str, dict[str, float | int | str]]
 Summary = tuple[float, float, int]
 """Median, 90th percentile, points."""
-NOTHING: Summary = (0.0, 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,8 @@ def choose_interpolation(profile: Profile) -> tuple[dict[str, str], Errors]:
             errors[op]["one_token"] = float(np.median(pairs))
         if op in errors and calls:
             layer.append((curve, calls, FITS[chosen.get(op, "linear")]))
-    _add("linear_layer", summary(summed_errors(layer)) if len(layer) > 1 else NOTHING, "as its ops", errors)
+    if len(layer) > 1:
+        _add("linear_layer", summary(summed_errors(layer)), "as its ops", errors)
     attention = {point: time for point, time in profile.attention.items() if point not in profile.estimated_attention}
     curve = Curve({c: time for (c, kp, n, _), time in attention.items() if c > 0 and kp == 0 and n == 0})
     # Where a chunk was measured over several prefixes too, the rest of its slice tells the point that is left out.
@@ -284,7 +284,7 @@ def store_errors(folder: Path) -> Errors:
     return errors
 
 
-def compare(one: Profile, other: Profile) -> dict[str, tuple[float, float, int]]:
+def compare(one: Profile, other: Profile) -> dict[str, Summary]:
     """Op -> median of `one`/`other`, the 90th percentile of |ratio - 1|, and points; at the points of `one`.
 
     Profiles of different GPUs raise ProfileError.

@@ -25,7 +25,7 @@ import yaml
 from tetrisim.errors import ProfileError
 from tetrisim.latency.attention import equivalent_prefill
 from tetrisim.latency.bounds import bounds
-from tetrisim.latency.check import rounded
+from tetrisim.latency.check import Errors, rounded
 from tetrisim.latency.grid import INTERPOLATED, between
 from tetrisim.latency.importers.stage import Draft, install
 from tetrisim.latency.probes import read_probes, usual_s
@@ -224,7 +224,7 @@ def _nonnegative(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
     return found
 
 
-def held_out_errors(steps: Sequence[Step], seconds: np.ndarray) -> dict[str, dict[str, float | int | str]]:
+def held_out_errors(steps: Sequence[Step], seconds: np.ndarray) -> Errors:
     """Kind of step -> error on batch shapes that the fit did not see: median, p90, bias of the sum, points."""
     shapes = shapes_of(steps)
     names = [tuple(sorted((before // 16, new) for _, before, new in step.batch)) for step in steps]
@@ -235,7 +235,7 @@ def held_out_errors(steps: Sequence[Step], seconds: np.ndarray) -> dict[str, dic
     if kept.sum() < FEWEST:
         return {}
     fitted = fit(_take(shapes, kept), seconds[kept])
-    errors: dict[str, dict[str, float | int | str]] = {}
+    errors: Errors = {}
     for index, kind in enumerate(KINDS):
         chosen = ~kept & (shapes.kind == index)
         if chosen.any():

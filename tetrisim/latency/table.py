@@ -146,12 +146,7 @@ def read_profile(folder: Path) -> Profile:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ProfileError(str(path), f"cannot read: {error.strerror}", "a profile.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(str(path), "is not YAML: " + " ".join(str(error).split()), "a profile.yaml") from None
+    meta = read_yaml(path, "a profile.yaml")
     wanted = {"gpu": str, "model": str, "dtype": str, "tensor_parallel": int, "source": str,
               "calls_per_layer": dict, "calls_per_step": dict}  # fmt: skip
     for key, kind in wanted.items():
@@ -159,6 +154,16 @@ def _read_meta(path: Path) -> dict[str, Any]:
             raise ProfileError(str(path), f"key '{key}' is missing or of the wrong kind", kind.__name__)
     _check_meta(meta, str(path))
     return cast("dict[str, Any]", meta)
+
+
+def read_yaml(path: Path, expected: str) -> Any:
+    """What a YAML file holds; one that cannot be read raises ProfileError."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ProfileError(str(path), f"cannot read: {error.strerror}", expected) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(str(path), "is not YAML: " + " ".join(str(error).split()), expected) from None
 
 
 def _check_meta(meta: dict[str, Any], where: str) -> None:

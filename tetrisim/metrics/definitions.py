@@ -45,6 +45,10 @@ def tpot(rows: Columns) -> Floats:
     return (e2el(rows) - ttft(rows))[several] / (tokens[several] - 1)
 
 
+TIMES: Mapping[str, Metric] = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
+"""The times of single requests by the names that they have in keys."""
+
+
 def duration(rows: Columns) -> float | None:
     """From the first arrival of all to the last finish; None when nothing completed."""
     finished = rows["finish_s"][completed(rows)]

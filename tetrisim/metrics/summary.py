@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from tetrisim.metrics import definitions as define
-from tetrisim.metrics.classes import by_class
 from tetrisim.metrics.warmup import Cut, Warmup, counted, find_cut
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.simulate import Result
@@ -59,7 +58,31 @@ def summarize(result: Result, baseline: Mapping[str, Any] | None = None, warmup:
         **_usage(result),
     }
     summary |= _per_dollar(summary, baseline or summary)
-    return summary | by_class(result) | _sources(result)
+    return summary | _by_class(result) | _sources(result)
+
+
+def _by_class(result: Result) -> Summary:
+    """Keys `<class>:<metric>`, as in `best-effort:mean_ttft_ms`; nothing where the workload has no classes.
+
+    Goodput counts a class's requests within its own limits, over the duration of the whole run.
+    """
+    scenario = result.scenario
+    found: Summary = {}
+    seconds = define.duration(result.request_columns)
+    for each in scenario.workload.classes:
+        member = np.asarray(result.request_columns["class"]) == each.name
+        rows = {name: column[member] for name, column in result.request_columns.items()}
+        good, submitted = define.good(rows, each.slo or scenario.slo), int(member.sum())
+        values: Summary = {
+            "submitted": submitted,
+            "completed": int(define.completed(rows).sum()),
+            "request_goodput": define.per_second(good, seconds),
+            "slo_attainment": good / submitted if submitted else None,
+        }
+        for name, metric in define.TIMES.items():
+            values |= _distribution(name, metric(rows))
+        found |= {f"{each.name}:{key}": value for key, value in values.items()}
+    return found
 
 
 def _counts(result: Result) -> dict[str, int]:

@@ -81,10 +81,6 @@ POLICIES: dict[str, dict[str, Any]] = {
 FORESEEING = ("prefix-aware", "least-ttft", "length-aware")
 """Routes that look ahead, for which the scheduler remembers who waits where."""
 
-ARGUMENTS = {"batching": 1, "queue": 1, "admission": 2, "route": 3, "place": 3, "predict": 3, "flip": 2, "migrate": 2,
-             "ratio": 3,              "reject": 3, "fetch": 3, "scale": 2}  # fmt: skip
-"""How many arguments a policy of each kind is called with."""
-
 
 def find_policy(kind: str, name: str, where: str) -> Any:
     """The policy called `name`; an unknown one raises ScenarioError with the nearest."""
@@ -98,9 +94,11 @@ def find_policy(kind: str, name: str, where: str) -> Any:
         policy = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ScenarioError(where, f"cannot use '{name}': {error}", "module:function of your own") from None
+    kin = next(each for each in known.values() if each is not None)
+    arguments = len(signature(kin).parameters)
     try:
-        signature(policy).bind(*range(ARGUMENTS[kind]))
+        signature(policy).bind(*range(arguments))
     except (TypeError, ValueError):
-        expected = f"a function of {ARGUMENTS[kind]} arguments, as in tetrisim/policies"
+        expected = f"a function of {arguments} arguments, as in tetrisim/policies"
         raise ScenarioError(where, f"cannot use '{name}'", expected) from None
     return policy

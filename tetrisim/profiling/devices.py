@@ -31,9 +31,7 @@ def check_device(kind: str, dtype: str, wanted: str | None) -> None:
 def recognised(device: str) -> str | None:
     """The catalog name of a driver's device name, or None."""
     for marks, name in _MARKS:
-        if all(mark in device for mark in marks) and not any(
-            other in device for other in ("PCIe", "NVL", "MIG", "GB200", "GH200")
-        ):
+        if all(mark in device for mark in marks) and not any(other in device for other in _OTHERS):
             return name
     return None
 

@@ -10,9 +10,6 @@ from tetrisim.errors import ProfileError, unknown_name
 from tetrisim.latency.bounds import Experts
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec, from_config, load_model
 
-MATRICES = ("qkv_proj", "o_proj", "gate_up_proj", "up_proj", "down_proj")
-"""The matrix multiplications over tokens; `up_proj` stands for `gate_up_proj` where the MLP is not gated."""
-
 MOE_FAMILIES = {
     "mixtral": ("mistral", "num_local_experts", "intermediate_size"),
     "qwen3_moe": ("qwen3", "num_experts", "moe_intermediate_size"),
@@ -43,7 +40,7 @@ class ShardShape:
 
     @property
     def up(self) -> str:
-        """The name of the first MLP matrix."""
+        """The name of the first MLP matrix: two in one where the MLP is gated."""
         return "gate_up_proj" if self.model.gated_mlp else "up_proj"
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, cast
 from tetrisim.report.html_folder import Study
 from tetrisim.report.html_parts import Page, Spec, hint, look, numbers, row, sentences, table
 from tetrisim.report.style import SYSTEMS, place_of
-from tetrisim.report.sweep import best_lines, short_names
+from tetrisim.report.sweep import HALF, best_lines, short_names
 from tetrisim.report.terminal import number
 
 METRICS = (
@@ -119,7 +119,7 @@ def _values(point: Mapping[str, Any], metrics: Metrics) -> list[float | None]:
 
 def _halves(point: Mapping[str, Any], metrics: Metrics) -> list[float | None]:
     """Half-widths of the intervals over seeds; None for a lone seed."""
-    return _values(point, [(f"{key}_half95", label) for key, label in metrics])
+    return _values(point, [(key + HALF, label) for key, label in metrics])
 
 
 def _points(rows: Rows, grid: Mapping[str, Sequence[Any]], metrics: Metrics) -> str:

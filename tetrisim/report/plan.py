@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tetrisim.report.paired import NOT_SHOWN
 from tetrisim.report.terminal import number, print_page, source_lines
 
 MOST_ROWS = 12
@@ -83,7 +84,7 @@ def told(against: Mapping[str, Any] | None) -> str:
     if against is None:
         return ""
     if not against["shown"]:
-        return "no difference shown"
+        return NOT_SHOWN
     by, mean = against["by"], against["difference"]["mean"]
     if by == "$/h":
         return f"+{mean:.2f} $/h"

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tetrisim.report.terminal import COLUMNS, LEVEL, number, print_page, slo_line
+from tetrisim.report.terminal import COLUMNS, LEVEL, number, percent, print_page, slo_line
 from tetrisim.scenario.slo import SloSpec
 
 Rows = Sequence[Mapping[str, Any]]
@@ -152,10 +152,3 @@ def source_line(rows: Rows) -> str:
         shares.append(f"{values[0]} % {name}" if values[0] == values[-1] else f"{values[0]} to {values[-1]} % {name}")
     tables = dict.fromkeys(table for row in ran for table in row["provenance"].split("; ") if table)
     return f"Step times: {', '.join(shares)} ({'; '.join(tables)})."
-
-
-def percent(share: float) -> str:
-    """A whole number, save that a little is never shown as nothing nor as everything."""
-    if 0 < share < 0.005:
-        return "<1"
-    return ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"

@@ -145,7 +145,7 @@ def binding(breakdowns: Mapping[str, Parts]) -> str:
     for system, parts in breakdowns.items():
         tops = [top for among in (TO_FIRST_TOKEN, later) if (top := largest(parts, among)) is not None]
         if tops:
-            said = " and ".join(f"{PARTS[top.part]} ({_percent(top.share)} %)" for top in tops)
+            said = " and ".join(f"{PARTS[top.part]} ({percent(top.share)} %)" for top in tops)
             clauses.append(f"{system} {said}")
             alike.setdefault(" and ".join(PARTS[top.part] for top in tops), []).append(system)
     if len(clauses) > MOST_APART:
@@ -203,12 +203,12 @@ def _sources(summary: Mapping[str, Any]) -> str:
     names = ("measured", "interpolated", "estimated")
     if summary["measured_share"] is None:
         return "no step was run."
-    shares = ", ".join(f"{_percent(summary[f'{name}_share'])} % {name}" for name in names)
+    shares = ", ".join(f"{percent(summary[f'{name}_share'])} % {name}" for name in names)
     tables = "; ".join(summary["provenance"])
     return f"{shares} ({tables})." if tables else f"{shares}."
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A whole number, save that a little is never shown as nothing nor as everything."""
     if 0 < share < 0.005:
         return "<1"

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from tetrisim.report.style import PALETTE
+from tetrisim.report.style import HALO, PALETTE, new_figure
 
 Floats = NDArray[np.float64]
 Sample = tuple[Floats, Floats]
@@ -26,7 +24,6 @@ _STYLES: tuple[dict[str, Any], ...] = (
     {"color": PALETTE[0], "linewidth": 1.8, "linestyle": (0, (5, 1.5))},
 )
 _TEXT = ("0.35", PALETTE[0])
-_HALO = [withStroke(linewidth=3, foreground="white")]
 
 
 def save_validation(
@@ -38,8 +35,7 @@ def save_validation(
 
 def validation_figure(title: str, samples: Mapping[str, Sample], timelines: Mapping[str, tuple[Line, Line]]) -> Figure:
     """The share of requests within x, a panel a metric; each timeline (s after the first arrival) in one below."""
-    figure = Figure(figsize=(13, 7.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 7.6)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     rows: Any = figure.subfigures(2, 1)
     above, below = rows[0], rows[1]
@@ -79,7 +75,7 @@ def _distribution(axis: Axes, metric: str, sample: Sample) -> None:
         other = height > 34.0
         _say(axis, name, (at, height), (-12, 8) if other else (12, -8), "right" if other else "left", colour)
     error = float(sample[1].mean() / sample[0].mean() - 1) if sample[0].mean() else 0.0
-    axis.text(0.98, 0.04, f"mean {error:+.1%}", transform=axis.transAxes, ha="right", color="0.2", path_effects=_HALO)
+    axis.text(0.98, 0.04, f"mean {error:+.1%}", transform=axis.transAxes, ha="right", color="0.2", path_effects=HALO)
 
 
 def _name_timeline(axis: Axes, lines: tuple[Line, Line]) -> None:
@@ -98,7 +94,7 @@ def _name_timeline(axis: Axes, lines: tuple[Line, Line]) -> None:
 def _say(axis: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], side: str, colour: str) -> None:
     axis.annotate(
         text, at, offset, textcoords="offset points", ha=side, va="center", color=colour, fontsize=9.5,
-        fontweight="bold", path_effects=_HALO, zorder=4,
+        fontweight="bold", path_effects=HALO, zorder=4,
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 1},
     )  # fmt: skip
 

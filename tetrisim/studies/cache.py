@@ -19,8 +19,7 @@ import simpy
 
 import tetrisim
 from tetrisim.errors import OutputError
-from tetrisim.latency.build import PROFILES
-from tetrisim.latency.table import find_profile
+from tetrisim.latency.build import profile_folder
 from tetrisim.scenario.model import load_model, model_names
 from tetrisim.scenario.reader import dump
 from tetrisim.scenario.scenario import Scenario
@@ -79,8 +78,7 @@ def digest(item: Input) -> str:
     """
     kind, ref, *shard = item
     if kind == "profile":
-        roots = PROFILES if ref == "auto" else (Path(ref),)
-        folder = next((found for root in roots if (found := find_profile(root, *shard))), None)
+        folder = profile_folder(ref, *shard)
         return _digest(sorted(folder.iterdir()) if folder else [])
     if kind == "policy":
         origin = _origin(ref)

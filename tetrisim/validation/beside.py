@@ -23,7 +23,6 @@ from tetrisim.validation.predicted import Predicted
 from tetrisim.validation.readers import read_measured
 from tetrisim.validation.tool_json import TOOLS, ToolResult, headline, percents, read_tool, vllm_name
 
-TIMES: Mapping[str, define.Metric] = {"ttft": define.ttft, "tpot": define.tpot, "e2el": define.e2el}
 NAMED = 5
 """So many requests are named, of those that cannot be compared."""
 
@@ -189,11 +188,11 @@ def _lines(
 def _intervals(both: _Both, wanted: tuple[float, ...]) -> dict[str, Interval | None]:
     percent = (50.0, *wanted)
     words = ["mean", "median", *(f"p{value:g}" for value in wanted)]
-    sides = [[_of_each(rows, metric) for metric in TIMES.values()] for rows in (both.real, both.ours)]
+    sides = [[_of_each(rows, metric) for metric in define.TIMES.values()] for rows in (both.real, both.ours)]
     found = difference_intervals(sides[0], sides[1], percent, both.paired)
     return {
         vllm_name(f"{word}_{name}_ms"): interval
-        for name, metric in zip(TIMES, found, strict=True)
+        for name, metric in zip(define.TIMES, found, strict=True)
         for word, interval in zip(words, metric, strict=True)
     }
 

@@ -1,13 +1,12 @@
 """The measured tables that a scenario's instances run on, and the host term in their step times."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from tetrisim.latency import roofline
-from tetrisim.latency.build import PROFILES
-from tetrisim.latency.table import Profile, find_profile, read_profile
+from tetrisim.latency.build import profile_folder
+from tetrisim.latency.table import Profile, read_profile
 from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.model import load_model
 from tetrisim.scenario.scenario import Scenario
@@ -17,11 +16,7 @@ def used_profile(scenario: Scenario) -> Profile | None:
     """The profile of the first pool; None where the roofline estimates every second."""
     pool, model = scenario.cluster.pools[0], load_model(scenario.model)
     gpu = load_gpu(pool.gpu or scenario.cluster.gpu, "cluster.pools.0")
-    if scenario.profile == "roofline":
-        return None
-    roots = PROFILES if scenario.profile == "auto" else (Path(scenario.profile),)
-    wanted = (gpu.name, model.name, scenario.dtype, pool.tensor_parallel)
-    folder = next((found for root in roots if (found := find_profile(root, *wanted))), None)
+    folder = profile_folder(scenario.profile, gpu.name, model.name, scenario.dtype, pool.tensor_parallel)
     return None if folder is None else read_profile(folder)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tetrisim.errors import ScenarioError, TraceError
 from tetrisim.scenario.reader import dump, read
-from tetrisim.workload.synthetic import Generator, slow_noise
+from tetrisim.workload.synthetic import Generator, at_once, slow_noise
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -176,12 +176,8 @@ def _in_lines(value: Any) -> Any:
 
 def generator(spec: GeneratorSpec) -> Generator:
     """What a spec makes: a longer trace begins with the shorter one of the same seed."""
-    arrivals = _at_once if spec.gaps is None else partial(_arrivals, spec.gaps)
+    arrivals = at_once if spec.gaps is None else partial(_arrivals, spec.gaps)
     return Generator("a generator of the user's", spec.requests, partial(_lengths, spec), arrivals)
-
-
-def _at_once(n: int, rng: np.random.Generator) -> Floats:
-    return np.zeros(n)
 
 
 def _arrivals(gaps: GapSpec, n: int, rng: np.random.Generator) -> Floats:

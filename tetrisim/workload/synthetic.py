@@ -156,14 +156,14 @@ def normal_scores() -> Floats:
     return np.array([normal.inv_cdf(level) for level in GAP_LEVELS])
 
 
-def _at_once(n: int, rng: np.random.Generator) -> Floats:
+def at_once(n: int, rng: np.random.Generator) -> Floats:
     """A workload without arrivals of its own: all at t = 0."""
     return np.zeros(n)
 
 
 def _paper_class(name: str, text: str) -> Generator:
     prompts, outputs = _CLASSES[name]
-    return Generator(text, 128, partial(sharegpt_lengths, prompts, outputs), _at_once)
+    return Generator(text, 128, partial(sharegpt_lengths, prompts, outputs), at_once)
 
 
 RANDOM_PROMPT, RANDOM_OUTPUT = 1024, 128
@@ -174,7 +174,7 @@ CATALOG: dict[str, Generator] = {
         "prompt_tokens (1024) and output_tokens (128) as given, or even between `shortest` times and one times them",
         128,
         partial(random_lengths, RANDOM_PROMPT, RANDOM_OUTPUT, 1.0),
-        _at_once,
+        at_once,
     ),
     "azure-conv-like": Generator(
         "chat like Azure's production of November 2023: 5.5 requests/s, prompts ~1155, answers ~211 tokens",
@@ -192,13 +192,13 @@ CATALOG: dict[str, Generator] = {
         "ShareGPT-like chat: median prompt 18, median answer 128, at most 2048 together; all at t = 0",
         2000,
         partial(sharegpt_lengths, _ANY, _ANY),
-        _at_once,
+        at_once,
     ),
     "chat-sessions": Generator(
         "turns of ShareGPT-like chats of 5.75 turns, in a closed loop of users who read and type (`sessions`)",
         2000,
         lambda n, rng: session_lengths(SessionSpec(), n, rng)[:2],
-        _at_once,
+        at_once,
     ),
     "lpld": _paper_class("lpld", "the paper's LPLD (chat): ShareGPT-like, prompt <= 512, answer <= 128; all at t = 0"),
     "lphd": _paper_class(
@@ -212,7 +212,7 @@ CATALOG: dict[str, Generator] = {
         "the paper's Mixed: each request of one of the four classes with equal chance; all at t = 0",
         128,
         mixed_lengths,
-        _at_once,
+        at_once,
     ),
 }
 """Catalog name -> generator."""

@@ -33,7 +33,7 @@ from tetrisim.latency.importers.aiconfigurator_tables import (
     systems_folder,
 )
 from tetrisim.latency.importers.fill import Keyed
-from tetrisim.latency.importers.stage import Draft, install
+from tetrisim.latency.importers.stage import CALLS_PER_LAYER, CALLS_PER_STEP, Draft, install
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec
 
 SYSTEMS = {
@@ -48,12 +48,8 @@ DEVICES = {
 """GPU of the catalog -> what the `device` column of its tables must hold."""
 GEMM_DTYPES = {"bf16": "bfloat16", "fp8": "fp8"}
 """Our dtype -> theirs, for weights and KV cache alike; fp8 is W8A8 and its time includes quantising activations."""
-CALLS_PER_LAYER = {
-    "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
-}  # fmt: skip
 DENSE = ("gate_up_proj", "act_fn", "down_proj")
-"""Those that a mixture of experts has none of."""
-CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
+"""Ops of a layer that a mixture of experts has none of."""
 PREFIXES = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
 """Cached tokens at which chunks are estimated."""
 SEQUENTIAL_HOST_S = {1: 0.77e-3, 4: 0.83e-3, 16: 1.03e-3, 64: 2.09e-3, 128: 3.19e-3}

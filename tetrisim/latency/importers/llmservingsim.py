@@ -8,18 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from tetrisim.errors import ProfileError, nearest_name, unknown_name
 from tetrisim.latency.importers.rows import csv_rows, packed_or_plain
-from tetrisim.latency.importers.stage import Draft, install
+from tetrisim.latency.importers.stage import CALLS_PER_LAYER, CALLS_PER_STEP, Draft, install
+from tetrisim.latency.table import read_yaml
 from tetrisim.scenario.gpu import GPUS
 from tetrisim.scenario.model import load_model, model_names
 
-CALLS_PER_LAYER = {
-    "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
-}  # fmt: skip
-CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
 KEPT = ("gpu", "vllm_version", "cuda_version", "profiled_at", "engine_effective")
 COLUMNS = {
     "linear.csv": ("dense.csv", {"layer": "op", "tokens": "tokens", "time_us": "time_us"}),
@@ -77,12 +72,7 @@ def convert(source: Path, out: Path) -> list[Path]:
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ProfileError(str(path), f"cannot read: {error.strerror}", "LLMServingSim's meta.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(str(path), "is not YAML: " + " ".join(str(error).split()), "a meta.yaml") from None
+    meta = read_yaml(path, "LLMServingSim's meta.yaml")
     for key in ("gpu", "hardware", "model", "variant", "vllm_version", "profiled_at"):
         if not isinstance(meta, dict) or key not in meta:
             raise ProfileError(str(path), f"key '{key}' is missing", "LLMServingSim's meta.yaml")

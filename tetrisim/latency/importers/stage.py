@@ -10,10 +10,16 @@ from typing import Any
 import yaml
 
 from tetrisim.errors import OutputError, ProfileError
-from tetrisim.latency.check import check_profile, choose_interpolation, rounded
+from tetrisim.latency.check import Errors, check_profile, choose_interpolation, rounded
 from tetrisim.latency.grid import SOURCES
 from tetrisim.latency.table import KEYS, read_profile
 from tetrisim.scenario.model import ModelSpec
+
+CALLS_PER_LAYER = {
+    "layernorm": 2, "qkv_proj": 1, "rotary_emb": 1, "o_proj": 1, "gate_up_proj": 1, "act_fn": 1, "down_proj": 1,
+}  # fmt: skip
+CALLS_PER_STEP = {"embedding": 1, "final_layernorm": 1, "lm_head": 1, "sampler": 1}
+"""How often a layer and a step of a Llama-like model call each op, by the names that our tables have."""
 
 Rows = Iterable[Sequence[Any]]
 
@@ -35,7 +41,7 @@ class Draft:
     includes: tuple[str, ...] = ()
     origins: dict[str, Path] = field(default_factory=dict[str, Path])
     """File -> the file that it repeats row by row: problems are reported there."""
-    errors: dict[str, dict[str, float | int | str]] = field(default_factory=dict[str, dict[str, float | int | str]])
+    errors: Errors = field(default_factory=dict[str, dict[str, float | int | str]])
     """Leave-one-out errors that only the importer can know."""
 
     def add(self, name: str, rows: Iterable[tuple[tuple[Any, ...], float, int]]) -> None:
