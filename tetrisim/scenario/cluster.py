@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tetrisim.scenario.checks import not_negative, positive
 from tetrisim.scenario.control import MigrateSpec, RatioSpec
 from tetrisim.scenario.entry import FetchSpec, RejectSpec
 from tetrisim.scenario.precision import PrecisionSpec
@@ -12,12 +13,6 @@ from tetrisim.scenario.tiers import HintSpec, TierSpec
 
 Role = Literal["prefill", "decode", "hybrid"]
 MOST_INSTANCES = 100_000
-
-
-def _positive(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}: expected more than 0, not {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ class PoolSpec:
     swap_space_bytes: float = 4.0 * 2**30
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             instances=self.instances,
             tensor_parallel=self.tensor_parallel,
             max_num_seqs=self.max_num_seqs,
@@ -70,12 +65,9 @@ class PoolSpec:
             block_tokens=self.block_tokens,
             kv_blocks=self.kv_blocks,
         )
-        if self.split_above_tokens is not None and self.split_above_tokens < 0:
-            raise ValueError(f"split_above_tokens: expected at least 0, not {self.split_above_tokens}")
+        not_negative(split_above_tokens=self.split_above_tokens, swap_space=self.swap_space_bytes)
         if self.instances > MOST_INSTANCES:
             raise ValueError(f"instances: expected at most {MOST_INSTANCES}, not {self.instances}")
-        if self.swap_space_bytes < 0:
-            raise ValueError("swap_space: expected at least 0")
         if not 0 < self.memory_utilization <= 1:
             raise ValueError("memory_utilization: expected above 0 and at most 1")
         if not 0 <= self.watermark < 1:
@@ -131,9 +123,8 @@ class LinkSpec:
     granularity: Literal["request", "chunk", "layer"] = "request"
 
     def __post_init__(self) -> None:
-        _positive(bandwidth=self.bandwidth_bytes_per_s)
-        if self.latency_s < 0:
-            raise ValueError("latency: expected at least 0")
+        positive(bandwidth=self.bandwidth_bytes_per_s)
+        not_negative(latency=self.latency_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +144,7 @@ class PredictorSpec:
     cost: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(granularity_tokens=self.granularity_tokens)
+        positive(granularity_tokens=self.granularity_tokens)
         if not 0 <= self.accuracy <= 1:
             raise ValueError("accuracy: expected between 0 and 1")
         if not -1 <= self.bias <= 1:
@@ -173,7 +164,7 @@ class PlacementSpec:
     broadcast_s: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(heavy_tokens=self.heavy_tokens, broadcast=self.broadcast_s)
+        positive(heavy_tokens=self.heavy_tokens, broadcast=self.broadcast_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +182,10 @@ class FlipSpec:
     high: float = 0.9
 
     def __post_init__(self) -> None:
-        _positive(after=self.after_s)
+        positive(after=self.after_s)
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"low: expected from 0 to below high ({self.high}), at most 1")
-        if self.cost_s < 0:
-            raise ValueError("cost: expected at least 0")
+        not_negative(cost=self.cost_s)
 
 
 @dataclass(frozen=True, slots=True)

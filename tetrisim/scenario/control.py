@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tetrisim.scenario.checks import not_negative, positive
+
 
 @dataclass(frozen=True, slots=True)
 class MigrateSpec:
@@ -32,17 +34,10 @@ class MigrateSpec:
     latency_s: float = 5e-6
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("period", self.period_s), ("stages", self.stages), ("at_once", self.at_once),
-            ("bandwidth", self.bandwidth_bytes_per_s),
-        ):  # fmt: skip
-            if not value > 0:
-                raise ValueError(f"{name}: expected more than 0, not {value}")
-        for name, value in (
-            ("last_blocks", self.last_blocks), ("low_blocks", self.low_blocks), ("latency", self.latency_s)
-        ):  # fmt: skip
-            if value < 0:
-                raise ValueError(f"{name}: expected at least 0, not {value}")
+        positive(
+            period=self.period_s, stages=self.stages, at_once=self.at_once, bandwidth=self.bandwidth_bytes_per_s
+        )  # fmt: skip
+        not_negative(last_blocks=self.last_blocks, low_blocks=self.low_blocks, latency=self.latency_s)
         for name, value in (("full", self.full), ("late", self.late)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name}: expected above 0 and at most 1, not {value}")
@@ -73,13 +68,9 @@ class RatioSpec:
     least: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("period", self.period_s), ("confirmations", self.confirmations), ("least", self.least),
-            ("prefill_tokens", self.prefill_tokens),
-        ):  # fmt: skip
-            if not value > 0:
-                raise ValueError(f"{name}: expected more than 0, not {value}")
+        positive(
+            period=self.period_s, confirmations=self.confirmations, least=self.least, prefill_tokens=self.prefill_tokens
+        )  # fmt: skip
+        not_negative(cooldown=self.cooldown_s)
         if not 0 <= self.shrink < self.expand:
             raise ValueError(f"shrink: expected from 0 to below expand ({self.expand}), not {self.shrink}")
-        if self.cooldown_s < 0:
-            raise ValueError("cooldown: expected at least 0")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tetrisim.scenario.checks import not_negative, positive
+
 
 @dataclass(frozen=True, slots=True)
 class RejectSpec:
@@ -15,9 +17,7 @@ class RejectSpec:
     tpot_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, limit in (("ttft", self.ttft_s), ("tpot", self.tpot_s)):
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name}: expected more than 0")
+        positive(ttft=self.ttft_s, tpot=self.tpot_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,5 @@ class FetchSpec:
     latency_s: float = 5e-6
 
     def __post_init__(self) -> None:
-        if not self.bandwidth_bytes_per_s > 0:
-            raise ValueError("bandwidth: expected more than 0")
-        if self.latency_s < 0:
-            raise ValueError("latency: expected at least 0")
+        positive(bandwidth=self.bandwidth_bytes_per_s)
+        not_negative(latency=self.latency_s)

@@ -18,6 +18,9 @@ class System:
     """What distinguishes the first, second, ... pool of the same role."""
 
 
+V1: Fragment = {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}
+"""The pools of vLLM V1, on whose engine others are built."""
+
 SYSTEMS: dict[str, System] = {
     # vLLM's first scheduler: whole prompts, no decode in a step that prefills.
     "vllm-v0": System(
@@ -39,7 +42,7 @@ SYSTEMS: dict[str, System] = {
     # vLLM's present scheduler: one token budget a step, running requests first, prompts chunked to what is left.
     "vllm-v1": System(
         "vLLM V1: one token budget a step, chunked prefill beside decodes",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        pools={"hybrid": V1},
         cluster={"route": "least-loaded"},
     ),
     # Sarathi-Serve: V1's rule at a small budget that bounds the time between tokens.
@@ -68,7 +71,7 @@ SYSTEMS: dict[str, System] = {
     # Routers that know what is cached where.
     "dynamo": System(
         "Dynamo-style: vLLM V1 instances behind a router that weighs cached prefixes against KV blocks in use",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        pools={"hybrid": V1},
         cluster={"route": "prefix-aware"},
     ),
     "mooncake": System(
@@ -102,15 +105,13 @@ SYSTEMS: dict[str, System] = {
     # arXiv 2410.13461: for few requests at a time; its kernels take no more than 8 rows.
     "pmpd": System(
         "PMPD: weights of 3 bits, and of 2 after the first third of an answer of 256 tokens; at most 8 sequences",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True,
-                          "max_num_seqs": 8, "precision": {}}},
+        pools={"hybrid": {**V1, "max_num_seqs": 8, "precision": {}}},
         cluster={"route": "least-loaded"},
     ),
     # arXiv 2509.16495: the KV cache is cut by heads under either kind of parallelism, so each step may choose.
     "shift": System(
         "Shift Parallelism: vLLM V1 whose large steps split their tokens over the GPUs, not the weights",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True,
-                          "split_above_tokens": 256}},
+        pools={"hybrid": {**V1, "split_above_tokens": 256}},
         cluster={"route": "least-loaded"},
     ),
     # arXiv 2406.03243 on V1's engine: dispatch and moves by virtual load, 50 ms apart (llumnix docs/Arguments.md).
@@ -176,7 +177,7 @@ SYSTEMS: dict[str, System] = {
     # arXiv 2412.16434 (notes, section a): a node as in its evaluation, PCIe from the GPU's data sheet.
     "symphony": System(
         "SYMPHONY: hints bring a session's KV to the instance chosen for its next turn, while the user types",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        pools={"hybrid": V1},
         cluster={
             "route": "least-loaded",
             "tiers": {"host": "256 GB", "disk": "4 TB", "network": "100 Gbit/s", "load": "layer"},
@@ -186,7 +187,7 @@ SYSTEMS: dict[str, System] = {
     # arXiv 2402.01869, as SYMPHONY's baseline: KV waits in host memory, and its session comes back to it.
     "sticky-offload": System(
         "InferCept-like: KV of sessions waits in host memory, and each session stays at one instance",
-        pools={"hybrid": {"batching": "token-budget", "prefix_caching": True, "async_scheduling": True}},
+        pools={"hybrid": V1},
         cluster={
             "route": "session-sticky",
             "tiers": {"host": "256 GB", "disk": "0 B", "keep_on_gpu": False, "remote": False, "load": "apart"},

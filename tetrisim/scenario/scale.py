@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tetrisim.scenario.checks import not_negative, positive
+
 
 @dataclass(frozen=True, slots=True)
 class ScaleSpec:
@@ -25,12 +27,8 @@ class ScaleSpec:
     queue_low: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, value in (("period", self.period_s), ("initial", self.initial), ("least", self.least)):
-            if not value > 0:
-                raise ValueError(f"{name}: expected more than 0, not {value}")
-        for name, value in (("startup", self.startup_s), ("grace", self.grace)):
-            if value < 0:
-                raise ValueError(f"{name}: expected at least 0, not {value}")
+        positive(period=self.period_s, initial=self.initial, least=self.least)
+        not_negative(startup=self.startup_s, grace=self.grace)
         for name, low, high in (("kv", self.kv_low, self.kv_high), ("queue", self.queue_low, self.queue_high)):
             if not 0 <= low < high:
                 raise ValueError(f"{name}_low: expected from 0 to below {name}_high ({high}), not {low}")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tetrisim.scenario.checks import positive
+
 
 @dataclass(frozen=True, slots=True)
 class SloSpec:
@@ -18,7 +20,4 @@ class SloSpec:
         return {metric: limit for metric, limit in given.items() if limit is not None}
 
     def __post_init__(self) -> None:
-        for name in ("ttft", "tpot", "e2el"):
-            limit = getattr(self, f"{name}_s")
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name}: expected more than 0")
+        positive(ttft=self.ttft_s, tpot=self.tpot_s, e2el=self.e2el_s)

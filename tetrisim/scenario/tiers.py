@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tetrisim.scenario.checks import not_negative, positive
+
 
 @dataclass(frozen=True, slots=True)
 class TierSpec:
@@ -30,16 +32,10 @@ class TierSpec:
     writes: Literal["free", "duplex", "shared"] = "duplex"
 
     def __post_init__(self) -> None:
-        for name, value in (("host", self.host_bytes), ("disk", self.disk_bytes)):
-            if value < 0:
-                raise ValueError(f"{name}: expected at least 0")
-        links = (("host_link", self.host_link_bytes_per_s), ("disk_read", self.disk_read_bytes_per_s),
-                 ("network", self.network_bytes_per_s))  # fmt: skip
-        for name, value in links:
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected more than 0, not {value}")
-        if self.network_latency_s < 0:
-            raise ValueError("network_latency: expected at least 0")
+        not_negative(host=self.host_bytes, disk=self.disk_bytes, network_latency=self.network_latency_s)
+        positive(
+            host_link=self.host_link_bytes_per_s, disk_read=self.disk_read_bytes_per_s, network=self.network_bytes_per_s
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,6 @@ class HintSpec:
             raise ValueError("missed: expected a share from 0 to 1")
         if not 0 <= self.spurious <= 0.99:
             raise ValueError("spurious: expected a share from 0 to 0.99")
-        if not self.expire_s > 0:
-            raise ValueError(f"expire: expected more than 0, not {self.expire_s}")
+        positive(expire=self.expire_s)
         if self.rebind_above is not None and not self.rebind_above >= 1:
             raise ValueError(f"rebind_above: expected at least 1, not {self.rebind_above}")
