@@ -28,7 +28,7 @@ from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.load import load
 from tetrisim.scenario.model import load_model
 from tetrisim.units import TICKS_PER_S
-from tetrisim.validation.steplog import read_log
+from tetrisim.validation.case import read_case
 from tetrisim.validation.steps import complete_step, engine_of, plan_step
 
 DATA = Path(__file__).parent / "data"
@@ -129,7 +129,7 @@ def probed(folder: Path) -> Compared:
     middle = np.array([step["start_s"] + step["dur_s"] / 2 for step in run.steps])
     factors = slowness(middle)
     priced = factors * [priced_s(timer, step["batch"], run.prompt) for step in run.steps]
-    engine = engine_of(read_log(folder).config, str(folder))
+    engine = engine_of(read_case(folder).config, str(folder))
     coming, live = list(zip(run.arrival, run.prompt, run.output, strict=True)), {}
     first, last = np.full((2, len(coming)), np.nan)
     now, at, took = 0.0, 0, []

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from tetrisim.errors import TraceError, nearest_name
+from tetrisim.validation.case import Case, read_case
 from tetrisim.validation.measured import ClockName, Draft, Measured, Row, finish
-from tetrisim.validation.steplog import StepLog, read_log
 
 REQUIRED = ("input_length", "output_length", "first_token_s", "last_token_s")
 ARRIVALS = ("client_arrival_s", "planned_arrival_s", "queued_s")
@@ -74,7 +74,7 @@ def _rows(path: Path, text: str | None = None) -> Draft:
     if client == "planned_arrival_s" and "queued_s" not in columns:
         draft.notes.append("only planned arrivals were recorded: how late they really came is in TTFT and E2EL")
     if any(path.parent.glob("iterations.jsonl*")) and (path.parent / "config.json").is_file():
-        _add_ids(draft, read_log(path.parent))
+        _add_ids(draft, read_case(path.parent))
     return draft
 
 
@@ -124,13 +124,13 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _case(folder: Path) -> Draft:
     """A recorded case; a request is scheduled when the first step that holds it starts."""
-    log = read_log(folder)
+    case = read_case(folder)
     begun: dict[int, float] = {}
-    for step in log.iterations:
+    for step in case.iterations:
         for number, _, _ in step["batch"]:
             begun.setdefault(number, step["start_s"])
     rows: list[Row] = []
-    for line, row in enumerate(log.requests, 1):
+    for line, row in enumerate(case.requests, 1):
         number, where = row["request_id"], f"{folder / 'requests.jsonl'}:{line}"
         times = [row.get(key) for key in ("submit_s", "first_token_s", "last_token_s")]
         queued, first, last = (nan if time is None else float(time) for time in times)
@@ -138,13 +138,13 @@ def _case(folder: Path) -> Draft:
         rows.append(Row(where, number, row["input_length"], row["output_length"],
                         client, queued, begun.get(number, nan), first, last))  # fmt: skip
     draft = Draft(folder, "recorded case", rows, settings=_settings(folder))
-    _add_ids(draft, log)
+    _add_ids(draft, case)
     return draft
 
 
-def _add_ids(draft: Draft, log: StepLog) -> None:
-    if log.config["enable_prefix_caching"]:
-        draft.hash_ids = {row["request_id"]: tuple(row["hash_ids"]) for row in log.requests}
+def _add_ids(draft: Draft, case: Case) -> None:
+    if case.config["enable_prefix_caching"]:
+        draft.hash_ids = {row["request_id"]: tuple(row["hash_ids"]) for row in case.requests}
 
 
 def _bench(path: Path, text: str) -> Draft:

@@ -9,10 +9,10 @@ import numpy as np
 from tetrisim.errors import TraceError
 from tetrisim.metrics import definitions as define
 from tetrisim.scenario.scenario import Scenario
+from tetrisim.validation.case import read_case
 from tetrisim.validation.decompose import Decomposition, from_rows
 from tetrisim.validation.measured import CLOCKS, Floats, Measured
 from tetrisim.validation.replay import Replay, replay
-from tetrisim.validation.steplog import read_log
 from tetrisim.validation.stepwise import from_steps
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -130,7 +130,7 @@ def decompose(scenario: Scenario, run: Replay) -> Decomposition:
     path = run.measured.path
     folder = path if path.is_dir() else path.parent
     if any(folder.glob("iterations.jsonl*")) and (folder / "config.json").is_file():
-        return from_steps(scenario, run, read_log(folder))
+        return from_steps(scenario, run, read_case(folder))
     return from_rows(scenario, run)
 
 

@@ -19,7 +19,7 @@ from tetrisim.errors import TraceError
 from tetrisim.policies.admission import greedy
 from tetrisim.policies.batching import TokenBudget
 from tetrisim.scenario.cluster import PoolSpec
-from tetrisim.validation.steplog import Row, read_log
+from tetrisim.validation.case import Row, read_case
 
 Entry = list[int]
 """A request's part in a step: its number, the tokens computed before, the tokens computed now."""
@@ -93,20 +93,20 @@ def check_steps(folder: Path) -> StepsReport:
 
 def check_case(folder: Path) -> CaseReport:
     """Replay one recorded case."""
-    log = read_log(folder)
-    engine = engine_of(log.config, str(folder / "config.json"))
-    coming = list(reversed(log.requests))
-    for count, row in enumerate(log.iterations):
+    case = read_case(folder)
+    engine = engine_of(case.config, str(folder / "config.json"))
+    coming = list(reversed(case.requests))
+    for count, row in enumerate(case.iterations):
         while coming and coming[-1]["submit_s"] <= row["start_s"]:
             engine.push(_request(coming.pop()))
         batch, pieces = plan_step(engine)
         preempted = [request.id for request in engine.preempted]
         engine.let_go()
         if differs := _differences(row, batch, preempted, engine):
-            difference = {"where": log.where(count), "i": row["i"], "start_s": row["start_s"], "differs": differs}
-            return CaseReport(log.name, len(log.iterations), count, difference)
+            difference = {"where": case.where(count), "i": row["i"], "start_s": row["start_s"], "differs": differs}
+            return CaseReport(case.name, len(case.iterations), count, difference)
         complete_step(engine, pieces)
-    return CaseReport(log.name, len(log.iterations), len(log.iterations))
+    return CaseReport(case.name, len(case.iterations), len(case.iterations))
 
 
 def engine_of(config: Row, where: str) -> Engine:

@@ -24,10 +24,10 @@ from tetrisim.errors import TraceError
 from tetrisim.latency.step import StepTimer
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.units import TICKS_PER_S
+from tetrisim.validation.case import Case
 from tetrisim.validation.decompose import Decomposition, Part, total_of
 from tetrisim.validation.measured import Floats, Measured
 from tetrisim.validation.replay import Replay, hash_ids, replay, with_recorded_blocks
-from tetrisim.validation.steplog import StepLog
 from tetrisim.validation.steps import complete_step, plan_step
 from tetrisim.validation.tables import host_term, used_profile
 
@@ -130,11 +130,11 @@ class Clocked:
         return steps[ended + 1] - steps[begun] + between[ended] - between[begun]
 
 
-def run_clocked(driven: Driven, measured: Measured, log: StepLog) -> Clocked:
+def run_clocked(driven: Driven, measured: Measured, case: Case) -> Clocked:
     """Every step starts and ends when the recorded one did; requests come when they were handed over."""
     place_of = {number: place for place, number in enumerate(measured.number.tolist())}
-    coming = [row for row in reversed(log.requests) if row["request_id"] in place_of]
-    clocked, steps = Clocked(), log.iterations
+    coming = [row for row in reversed(case.requests) if row["request_id"] in place_of]
+    clocked, steps = Clocked(), case.iterations
     for count, row in enumerate(steps):
         while coming and coming[-1]["submit_s"] <= row["start_s"]:
             driven.engine.push(driven.requests[place_of[coming.pop()["request_id"]]])
@@ -148,11 +148,11 @@ def run_clocked(driven: Driven, measured: Measured, log: StepLog) -> Clocked:
     return clocked
 
 
-def from_steps(scenario: Scenario, run: Replay, log: StepLog) -> Decomposition:
+def from_steps(scenario: Scenario, run: Replay, case: Case) -> Decomposition:
     """The parts that a step log allows; what it does not, with the reason."""
     measured, pools = run.measured, scenario.cluster.pools
     total = total_of(run, measured)
-    reason = _unsuited(scenario, log)
+    reason = _unsuited(scenario, case)
     if reason:
         return Decomposition((), (f"the parts of a step: {reason}",), total)
     if (recorded := with_recorded_blocks(scenario, measured)) is None:
@@ -160,14 +160,14 @@ def from_steps(scenario: Scenario, run: Replay, log: StepLog) -> Decomposition:
     else:
         base = replay(recorded, measured)
     clocked_run, paused = Driven(recorded, measured), Driven(recorded, measured)
-    clocked = run_clocked(clocked_run, measured, log)
+    clocked = run_clocked(clocked_run, measured, case)
     run_free(paused, measured.arrival_s, clocked.mean_pause_s)
     use = run.compared & base.compared
     if not np.isfinite(clocked_run.last_s[use]).all():
         left = int((~np.isfinite(clocked_run.last_s[use])).sum())
         missing = f"the parts of a step: after the recorded steps {left} requests are unfinished in our engine"
         return Decomposition((), (missing,), total)
-    pause, steps = f"{1e3 * clocked.mean_pause_s:.2f} ms recorded between steps", len(log.iterations)
+    pause, steps = f"{1e3 * clocked.mean_pause_s:.2f} ms recorded between steps", len(case.iterations)
     error = sum(clocked.model_s) / sum(clocked.took_s) - 1
     hows = {
         "KV capacity": f"{measured.settings.get('kv_blocks', pools[0].kv_blocks)} blocks recorded",
@@ -189,11 +189,11 @@ def from_steps(scenario: Scenario, run: Replay, log: StepLog) -> Decomposition:
     return Decomposition(tuple(parts), (), total)
 
 
-def _unsuited(scenario: Scenario, log: StepLog) -> str:
+def _unsuited(scenario: Scenario, case: Case) -> str:
     """Why the steps cannot be replaced, or nothing."""
     pools = scenario.cluster.pools
     if sum(pool.instances for pool in pools) > 1:
         return "the scenario has more than one instance"
     if any(pool.async_scheduling for pool in pools):
         return "needs a pool with async_scheduling: false, whose plans wait for outputs"
-    return "" if all("dur_s" in row for row in log.iterations) else "the steps have no dur_s"
+    return "" if all("dur_s" in row for row in case.iterations) else "the steps have no dur_s"

@@ -20,7 +20,7 @@ DEFAULTS: Row = {
 
 
 @dataclass(frozen=True, slots=True)
-class StepLog:
+class Case:
     """One case. Times in seconds from the start of the recording; requests in order of `submit_s`."""
 
     name: str
@@ -34,13 +34,13 @@ class StepLog:
         return f"{self.path}:{iteration + 1}"
 
 
-def read_log(folder: Path) -> StepLog:
+def read_case(folder: Path) -> Case:
     """Read and check one case."""
     config = _config(folder / "config.json")
     requests = _requests(_file(folder, "requests"), config)
     path = _file(folder, "iterations")
     iterations = _iterations(path, {row["request_id"] for row in requests})
-    return StepLog(folder.name, config, requests, iterations, path)
+    return Case(folder.name, config, requests, iterations, path)
 
 
 def _config(path: Path) -> Row:
