@@ -2,11 +2,12 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tetrisim.latency.grid import Curve, Product4, Slices, largest_product, locate
+from tetrisim.latency.grid import Curve, Product4, Slices, largest_product, locate, smooth
 
 AXIS = st.lists(st.integers(0, 1000), min_size=2, max_size=6, unique=True).map(sorted)
 WEIGHT = st.integers(0, 50)
@@ -127,3 +128,21 @@ def test_the_larger_of_two_sweeps_is_found_and_stray_points_are_left():
 def test_without_two_points_on_every_axis_there_is_no_product():
     assert largest_product([]) is None
     assert largest_product(product([1], [0, 16], [1, 2], [16, 32])) is None
+
+
+def test_a_smooth_curve_by_hand():
+    """Logs 0, 1, 3 of the points and 0, 1, 2 of the values: rises of 1 and 1/2.
+
+    The slope in the middle is Brodlie's mean, harmonic, weighted 5 (of the cell of width 1) to 4: 9 / (5/1 + 4/(1/2)).
+    Half-way up a cell the cubic lies width/8 x (slope below - slope above) over the straight line.
+    """
+    points, values = np.exp([0.0, 1.0, 3.0]), np.exp([0.0, 1.0, 2.0])
+    slope = 9 / 13
+    expected = [0.0, 0.5 + (1 - slope) / 8, 1.0, 1.5 + 2 * (slope - 0.5) / 8, 2.0]
+    assert np.log(smooth(points, values, np.exp([0.0, 0.5, 1.0, 2.0, 3.0]))) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_smooth_curve_is_flat_at_a_turn():
+    """Logs 0, 1, 0 over 0, 1, 2: the middle is a peak, of slope 0, and nothing lies above it."""
+    found = np.log(smooth(np.exp([0.0, 1.0, 2.0]), np.exp([0.0, 1.0, 0.0]), np.exp([0.5, 1.0, 1.5])))
+    assert found == pytest.approx([0.5 + 1 / 8, 1.0, 0.5 + 1 / 8])
