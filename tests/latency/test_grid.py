@@ -84,6 +84,16 @@ def test_slices_outside():
     assert table.known(3, 40) and not table.known(1, 40)
 
 
+def test_slices_held_at_all_ends():
+    """Two slices, 1 and 3, of one and of two points; and a slice that is alone."""
+    slices = Slices({(1, 10): 1.0, (3, 10): 2.0, (3, 20): 4.0})
+    assert [slices.held(key, x) for key, x in ((0, 99), (1, 10), (2, 5), (2, 20), (3, 15), (9, 99))] == [
+        1.0, 1.0, 1.5, 2.5, 3.0, 4.0,
+    ]  # fmt: skip
+    alone = Slices({(8, 1): 5.0, (8, 3): 7.0})
+    assert [alone.held(key, 2) for key in (1, 8, 20)] == [6.0] * 3
+
+
 @given(st.tuples(AXIS, AXIS, AXIS, AXIS), st.lists(WEIGHT, min_size=5, max_size=5), st.data())
 def test_a_product_reproduces_a_hyperplane_and_knows_its_bounds(axes, weights, data):
     def plane(point):

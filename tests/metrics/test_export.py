@@ -97,6 +97,8 @@ def test_aiperf_by_hand():
         "good_request_fraction": ("ratio", 1 / 3),
     }  # fmt: skip
     assert {name: (record[name]["unit"], pytest.approx(record[name]["avg"])) for name in scalars} == scalars
+    lenient = export(three(SloSpec(ttft_s=None, tpot_s=0.35)), "aiperf")
+    assert lenient["good_request_count"]["avg"] == 2, "A and C"
     assert set(record["goodput"]) == {"unit", "avg"}, "no count or percentiles of what is of the whole run"
     assert not {"time_to_second_token", "error_request_count", "adj_request_latency"} & set(record)
     assert (record["schema_version"], record["is_complete"]) == ("1.4", True)
