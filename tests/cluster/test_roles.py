@@ -73,7 +73,7 @@ def test_a_decode_instance_with_residents_is_given_nothing_new_and_changes_when_
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_what_a_look_sees(monkeypatch, tmp_path, exact):
-    # Two requests are prefilled at once, 26 ms each, sent in 18, and decode on decode-0 from 44 ms on in steps of 12 ms,
+    # Two requests are prefilled at once, 26 ms each, sent in 18, and decode on decode-0 from 44 ms on in steps of 12,
     # while decode-1 has nothing. At 480 ms 64 tokens wait, in 4 chunks of 26 ms, for two prefill instances.
     seen = []
 
@@ -82,7 +82,8 @@ def test_what_a_look_sees(monkeypatch, tmp_path, exact):
 
     monkeypatch.setitem(POLICIES["ratio"], "pending", look)
     use_timer(monkeypatch)
-    document = split(flip={"policy": "never"}, ratio={"policy": "pending", "period": "240 ms"}, place={"policy": "imbalance", "heavy_tokens": 1},
+    document = split(flip={"policy": "never"}, ratio={"policy": "pending", "period": "240 ms"},
+                     place={"policy": "imbalance", "heavy_tokens": 1},
                      predict={"policy": "oracle", "granularity_tokens": 1, "mode": "free"},
                      prefill={"instances": 2}, decode={"instances": 2})  # fmt: skip
     requests = [(0, 16, 60), (0, 16, 60), (475, 64, 1)]
