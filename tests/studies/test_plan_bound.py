@@ -1,0 +1,129 @@
+"""The speed of light of two requests, worked by hand; that no simulation beats it is in test_plan.py.
+
+    arrival  prompt  output
+    A   0.0 s    250       3
+    B   0.25 s   10        1
+
+A step takes 10 ms at least and has 100 tokens at most, a token 1 ms in the best step, attention 2 us a pair of prompt
+tokens and 10 us a token of context.
+
+TTFT of A: 250 ms (three steps would be 30) and 2 us x 250 x 250 / 2 = 62.5 ms; of B: 10 ms and 0.1 ms. A token after
+the first: 10 ms and 250 x 10 us = 12.5 ms for A. Two decodes of A: 2 ms and 501 tokens of context, 5.01 ms.
+"""
+
+from math import inf
+
+import numpy as np
+import pytest
+
+from tetrisim.scenario.cluster import PoolSpec
+from tetrisim.scenario.load import load, override
+from tetrisim.studies import plan_bound
+from tetrisim.studies.judge import Criterion
+from tetrisim.studies.plan_bound import Pace, most_rate
+from tetrisim.workload.trace import Trace
+
+PACE = Pace(0.010, 0.001, 2e-6, 1e-5, 100)
+TRACE = Trace("two", np.array([0.0, 0.25]), np.array([250, 10]), np.array([3, 1]))
+PREFILL_S, DECODE_S = 0.3125 + 0.0101, 0.00701
+
+
+def work(system="vllm-v1", percent=99.0, together=False, trace=TRACE, **slo):
+    limits = {"ttft": None, "tpot": None, "e2el": None, **slo}
+    scenario = override(load("default"), {"system": system, "slo": limits})
+    paces = (PACE,) * len(scenario.cluster.pools)
+    return plan_bound._Work(scenario, paces, trace, Criterion(percent, together, warmup=0.0))
+
+
+def test_what_a_request_alone_takes_at_least():
+    found = work(ttft="1 s", tpot="1 s", e2el="1 s")
+    assert found.prefill_s == pytest.approx([0.3125, 0.0101])
+    assert found.decode_s == pytest.approx([DECODE_S, 0])
+    floors = {"TTFT": [0.3125, 0.0101], "TPOT": [0.0125, 0], "E2EL": [0.3375, 0.0101]}
+    assert found.floors == {name: pytest.approx(values) for name, values in floors.items()}
+    assert [found.floor(name) for name in floors] == pytest.approx([0.3125, 0.0125, 0.3375])
+
+
+def test_a_short_prompt_takes_as_many_steps_as_it_has_chunks():
+    """250 tokens of 0.01 ms each are 2.5 ms, three steps 30 ms."""
+    quick = Pace(0.010, 1e-5, 0.0, 0.0, 100)
+    scenario = override(load("default"), {"system": "vllm-v1", "slo": {"ttft": "1 s", "tpot": None}})
+    found = plan_bound._Work(scenario, (quick,), TRACE, Criterion(99, warmup=0.0))
+    assert found.floors["TTFT"] == pytest.approx([0.030, 0.010])
+
+
+@pytest.mark.parametrize(("percent", "floor"), [(50, 0.0101), (51, 0.3125)])
+def test_the_floor_of_a_percentile_is_that_of_one_of_the_requests(percent, floor):
+    assert work(percent=percent, ttft="1 s").floor("TTFT") == pytest.approx(floor)
+
+
+@pytest.mark.parametrize(("percent", "limit", "misses"), [(50, 300, False), (51, 300, True), (99, 313, False)])
+def test_too_many_miss_when_more_are_late_than_may_be(percent, limit, misses):
+    """A misses 300 ms and nobody 313 ms; one of two is a half."""
+    found = work(percent=percent, ttft=f"{limit} ms")
+    assert found.misses("TTFT") is found.misses("") is misses
+
+
+def test_a_limit_between_tokens_judges_those_who_have_several():
+    """A alone misses 12 ms: all of those judged on it, and half of the requests together."""
+    assert work(percent=50, tpot="12 ms").misses("TPOT")
+    assert not work(percent=50, together=True, tpot="12 ms").misses("TPOT")
+
+
+def test_instances_that_the_work_needs_by_its_deadlines():
+    """Prompts are due 500 ms after they came, A's decodes 40 ms later: by 500 ms 312.5 ms of work, no later as much."""
+    each, together = work(ttft="500 ms", tpot="20 ms").needs()
+    assert each == pytest.approx((0.3125 / 0.5,)) and together == pytest.approx(0.3125 / 0.5)
+    each, together = work("tetriinfer", ttft="500 ms", tpot="20 ms").needs()
+    assert each == pytest.approx((0.3125 / 0.5, DECODE_S / 0.54)) and together == pytest.approx(0.3125 / 0.5)
+    # An end-to-end limit is one on the prefill, too, and both are due by then.
+    each, together = work("tetriinfer", e2el="400 ms").needs()
+    assert each == pytest.approx((0.3125 / 0.4, DECODE_S / 0.4)) and together == pytest.approx(
+        (0.3125 + DECODE_S) / 0.4
+    )
+
+
+def test_the_largest_pieces_are_forgiven_as_often_as_a_limit_may_be_missed():
+    """Half of two may miss: of the prompts A's is left out; of both kinds of work two pieces, A's and B's prompts."""
+    each, together = work("tetriinfer", percent=50, ttft="500 ms").needs()
+    assert each == pytest.approx((0.0101 / 0.75, 0.0)) and together == 0.0
+
+
+def test_work_and_deadlines():
+    demand = plan_bound._Demand(np.array([2.0, 1.0, 4.0]), np.array([1.0, 3.0, 2.0]), 0)
+    assert demand.instances(0.0, inf) == 3.0  # 3 by 1, 4 by 2, 6 by 4
+    assert demand.instances(1.0, inf) == 4.0  # 4 by 2: a second after the start
+    assert demand.instances(1.0, 1.5) == 0.0
+    spared = plan_bound._Demand(np.array([2.0, 1.0, 4.0]), np.array([1.0, 3.0, 2.0]), 1)
+    assert spared.instances(0.0, inf) == 0.75  # the 3 left out: 1 by 2, 3 by 4
+    assert spared.instances(0.0, 2.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("batching", "settings", "largest"),
+    [
+        ("token-budget", {"max_num_batched_tokens": 300}, 300),
+        ("token-budget", {}, 512),
+        ("prefill-first", {"max_num_batched_tokens": 300}, 2000),
+        ("fixed-chunks", {}, 2000),
+        ("decode-only", {"max_num_seqs": 64}, 64),
+        ("decode-only", {"max_num_seqs": None}, 100),
+        ("of-my-own", {}, 0),
+    ],
+)
+def test_the_largest_step_of_up_to_100_requests_of_up_to_2000_tokens(batching, settings, largest):
+    """A recomputed request runs whole where prompts are not cut; a batching that nobody knows may do anything."""
+    pool = PoolSpec("hybrid", batching=batching, chunk_tokens=512, **settings)
+    assert plan_bound._largest_step(pool, 2000, 100) == largest
+
+
+def test_the_highest_rate_is_where_the_work_fills_the_cluster(monkeypatch):
+    """A thousand prompts of 10.1 ms a second apart, due 10 s after: n instances can do (n - 10.1 ms a rate) x 1000 s.
+
+    By the last deadline, (999 / r + 10) s, there are 10.1 s of work: r = 999 / (10.1 / n - 10) of one instance.
+    """
+    many = Trace("many", np.arange(1000.0), np.full(1000, 10), np.ones(1000, dtype=int))
+    scenario = override(load("default"), {"system": "vllm-v1", "slo": {"ttft": "10 s", "tpot": None}})
+    monkeypatch.setattr(plan_bound, "paces", lambda *_: (PACE,))
+    found = most_rate(scenario, [many], Criterion(99.95, warmup=0.0), (1,))
+    assert found == pytest.approx(999 / (1000 * 0.0101 - 10), rel=2e-3)
