@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tetrisim.latency.grid import Curve, Product4, Slices, largest_product, locate, smooth
+from tetrisim.latency.grid import ESTIMATED, Curve, Product4, Slices, largest_product, locate, smooth
 
 AXIS = st.lists(st.integers(0, 1000), min_size=2, max_size=6, unique=True).map(sorted)
 WEIGHT = st.integers(0, 50)
@@ -35,6 +35,13 @@ def test_a_curve_by_hand():
 def test_a_single_point_is_held_and_only_it_is_inside():
     curve = Curve({10: 1.0})
     assert [curve.at(x) for x in (9, 10, 11)] == [(1.0, False), (1.0, True), (1.0, False)]
+
+
+def test_what_an_estimate_has_part_in_is_not_inside():
+    """The value at 20 is a guess: it, and all between it and its neighbours, was not measured."""
+    curve = Curve({10: 1.0, 20: 3.0, 40: 4.0, 80: 5.0}, {20: ESTIMATED})
+    assert [curve.at(x)[1] for x in (10, 15, 20, 30, 40, 60, 80)] == [True, False, False, False, True, True, True]
+    assert curve.at(15) == (2.0, False)
 
 
 @given(AXIS, WEIGHT, WEIGHT, st.integers(0, 2000))

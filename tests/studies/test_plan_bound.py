@@ -12,15 +12,20 @@ the first: 10 ms and 250 x 10 us = 12.5 ms for A. Two decodes of A: 2 ms and 501
 """
 
 from math import inf
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from simulate.by_hand import Flat, timer
 
+from tetrisim.latency.roofline import Shard
 from tetrisim.scenario.cluster import PoolSpec
+from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.load import load, override
+from tetrisim.scenario.model import load_model
 from tetrisim.studies import plan_bound
 from tetrisim.studies.judge import Criterion
-from tetrisim.studies.plan_bound import Pace, most_rate
+from tetrisim.studies.plan_bound import SAFE, Pace, bound, most_rate, pace
 from tetrisim.workload.trace import Trace
 
 PACE = Pace(0.010, 0.001, 2e-6, 1e-5, 100)
@@ -127,3 +132,45 @@ def test_the_highest_rate_is_where_the_work_fills_the_cluster(monkeypatch):
     monkeypatch.setattr(plan_bound, "paces", lambda *_: (PACE,))
     found = most_rate(scenario, [many], Criterion(99.95, warmup=0.0), (1,))
     assert found == pytest.approx(999 / (1000 * 0.0101 - 10), rel=2e-3)
+
+
+class Queried(Flat):
+    """Attention of 0.1 ms a cached token, and 5 ms whatever the context."""
+
+    def decode(self, sequences, context):
+        return sequences * (5e-3 + context * 1e-4), False
+
+
+def test_the_pace_of_a_step_of_10_ms_and_1_ms_a_token(monkeypatch):
+    """The least step has one token, the best a hundred. A pair of OPT-125M: 12 layers x 4 x 768 FLOP at half the peak."""
+    flat = timer()
+    flat.attention = Queried()
+    monkeypatch.setattr(plan_bound, "build_timer", lambda *_: (flat, "by hand"))
+    shard = Shard(load_model("opt-125m"), load_gpu("l40s"), "bf16", 1)
+    found = pace.__wrapped__(shard, "roofline", None, 100, True)
+    assert (found.step_s, found.token_s, found.most_tokens) == pytest.approx((0.011 * SAFE, 0.0011 * SAFE, 100))
+    assert found.pair_s == pytest.approx(12 * 4 * 768 / (load_gpu("l40s").flops_per_s / 2), rel=1e-8)
+    assert found.context_s == pytest.approx(12 * 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "output", "refused"),
+    [(15, 99, 30, 0.5), (16, 99, 30, 0.0), (16, 17, 30, 0.5), (16, 18, 30, 0.0), (16, 18, 39, 0.0), (16, 18, 40, 0.5)],
+)
+def test_what_fits_nowhere(prefill, decode, output, refused):
+    """A prompt of 250 in blocks of 16; a decode also holds its answer, but for the last token."""
+    scenario = override(load("default"), {"system": "tetriinfer"})
+    assert [pool.block_tokens for pool in scenario.cluster.pools] == [16, 16]
+    bars = [SimpleNamespace(blocks=blocks) for blocks in (prefill, decode)]
+    trace = Trace("two", TRACE.arrival_s, TRACE.prompt_tokens, np.array([output, 1]))
+    assert plan_bound._refused(scenario, bars, trace, Criterion(99, warmup=0.0)) == refused
+
+
+def test_two_limits_that_different_requests_miss(monkeypatch):
+    """A alone misses 300 ms to its first token, one of 100 tokens alone 500 ms in all: each is half, together all."""
+    trace = Trace("two", TRACE.arrival_s, TRACE.prompt_tokens, np.array([3, 100]))
+    monkeypatch.setattr(plan_bound, "paces", lambda *_: (PACE,))
+    slo = {"ttft": "300 ms", "tpot": None, "e2el": "500 ms"}
+    scenario = override(load("default"), {"system": "vllm-v1", "slo": slo})
+    said = [bound(scenario, [trace], Criterion(50, together, warmup=0.0)).ruled_out for together in (False, True)]
+    assert said == ["", "too many requests miss one of the limits even alone"]
