@@ -13,7 +13,8 @@ from tetrisim.cluster.request import Request
 from tetrisim.errors import ScenarioError
 from tetrisim.metrics.breakdown import breakdown
 from tetrisim.metrics.definitions import e2el
-from tetrisim.policies.migration import balance, flow
+from tetrisim.policies.migration import balance, defragment, flow
+from tetrisim.policies.registry import POLICIES
 from tetrisim.scenario.control import MigrateSpec
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
@@ -167,6 +168,24 @@ def test_balance_moves_the_shortest_where_the_difference_shrinks():
     assert chosen(balance, [Member(64, 2, (98,)), Member(64, 98, (2,))]) == []
 
 
+def test_defragmenting_makes_room_for_the_first_that_waits():
+    """It wants 10 blocks: the first instance has 4 beside three decodes, -(4 - 10) / 4 = 1.5 of load, the second 40."""
+
+    def member(free, *decodes, wants=0, preempted=False):
+        made = Member(64, free, *decodes)
+        made.decoding, made.preempted, made.first_waiting_blocks = len(decodes), preempted, lambda: wants
+        return made
+
+    full = member(4, (30,), (8,), (12,), wants=10)
+    others = [member(40, (20,)), member(60, (20,))]
+    assert chosen(defragment, [full, *others], low_blocks=0) == [(8, 0, 2)]
+    assert chosen(defragment, [others[0], full], low_blocks=0) == [(8, 1, 0)]
+    assert chosen(defragment, [member(14, (8,), wants=10), *others], low_blocks=0) == [], "there is room"
+    assert chosen(defragment, [member(14, (8,), wants=10), *others], low_blocks=3) == [(8, 0, 2)], "of 2 each"
+    assert chosen(defragment, [member(50, (8,), preempted=True), *others], low_blocks=0) == [(8, 0, 2)]
+    assert chosen(defragment, [member(4, wants=10), *others], low_blocks=0) == [], "nobody can leave"
+
+
 def test_decodes_flow_to_small_chunks_and_the_longest_back_when_memory_is_full():
     first, late = (10, 1, 0.0), (20, 50, 0.97)
     members = [Member(64, 50, first, late, (30, 9, 0.5)), Member(8, 62), Member(8, 70)]
@@ -213,6 +232,19 @@ def test_a_live_migration_by_hand(run_by_hand):
     assert in_ms(result, "lost_decode_s") == [4]
     assert result.instances.steps.tolist() == [114, 86]
     assert result.instances.last_work_s.tolist() == pytest.approx([1.14, 2.004])
+
+
+def test_what_a_policy_sees_of_who_decodes(run_by_hand, monkeypatch):
+    # As above at 1000 ms: 118 tokens in blocks of 4, 99 shown, the 98 after the first in 990 ms of the 20 ms each.
+    seen = []
+
+    def look(members, spec):
+        seen.extend((who.blocks, who.shown, who.tpot_share) for who in members[0].decodes())
+        return []
+
+    monkeypatch.setitem(POLICIES["migrate"], "balance", look)
+    run_by_hand([(0, 20, 101)], slo={"tpot": "20 ms"}, **two({"policy": "balance"}))
+    assert seen == [(30, 99, pytest.approx(990 / 98 / 20))]
 
 
 def test_stop_and_copy_by_hand(run_by_hand):

@@ -2,6 +2,7 @@
 
 import shlex
 from math import inf
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tetrisim.cli.common import parse_settings
 from tetrisim.errors import ScenarioError
 from tetrisim.scenario.load import load, override, resolve
 from tetrisim.simulate import simulate
+from tetrisim.studies.advice import Row
 from tetrisim.studies.advise import advise
 from tetrisim.studies.changes import Change, apply, improvements, savings
 from tetrisim.studies.judge import Criterion
@@ -173,6 +175,22 @@ class TestMet:
     def test_the_smallest_cluster_on_the_cheapest_gpu(self):
         found = advise(disaggregated(200, {"ttft": "30 ms"}), seeds=1)
         assert found.met and found.rows == () and "no instance to spare" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("shares", "met", "meets"),
+    [
+        ((0.95, 0.96, 0.97), 2, "yes"),  # 0.96 and 4.303 x 0.01 / 3^0.5 to either side: 0.935 to 0.985
+        ((0.89, 0.95, 0.98), 3, "yes"),  # in every seed
+        ((0.85, 0.91, 0.92), 2, "unsure"),
+        ((0.85, 0.91, 0.92), 0, "no"),  # in none
+        ((0.85, 0.86, 0.87), 1, "no"),  # 0.835 to 0.885
+    ],
+)
+def test_whether_90_percent_are_within_the_limit(shares, met, meets):
+    probes = tuple(SimpleNamespace(missed=lambda _, late=number >= met: late) for number in range(3))
+    row = Row(Change("any", {}), load("default"), Criterion(90), probes, shares, (1.0,) * 3, 0.0)
+    assert (row.meets, row.seeds_met) == (meets, met)
 
 
 @by_hand

@@ -142,7 +142,7 @@ class Queried(Flat):
 
 
 def test_the_pace_of_a_step_of_10_ms_and_1_ms_a_token(monkeypatch):
-    """The least step has one token, the best a hundred. A pair of OPT-125M: 12 layers x 4 x 768 FLOP at half the peak."""
+    """The least step has one token, the best 100. A pair of OPT-125M: 12 layers x 4 x 768 FLOP at half the peak."""
     flat = timer()
     flat.attention = Queried()
     monkeypatch.setattr(plan_bound, "build_timer", lambda *_: (flat, "by hand"))
