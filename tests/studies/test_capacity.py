@@ -125,6 +125,7 @@ class TestByHand:
         run = probe(scenario, build(scenario.workload, 0), 125.0, Criterion())
         assert run.growth == pytest.approx(0.2, abs=0.005)
         assert run.behind and run.finished_per_s == pytest.approx(100, abs=0.5)
+        assert run.span_s == pytest.approx(999 / 125)
         slow = override(scenario, {"workload.rate": 99})
         run = probe(slow, build(slow.workload, 0), 99.0, Criterion())
         assert not run.behind and run.growth == pytest.approx(0, abs=0.005)
