@@ -164,6 +164,8 @@ def test_balance_moves_the_shortest_where_the_difference_shrinks():
     # Those who wait have taken theirs already: 12 free, 10 wanted, three requests.
     assert chosen(balance, [Member(64, 12, (30,), (5,), waiting=10), Member(64, 80, (20,))]) == [(5, 0, 1)]
     assert chosen(balance, [Member(64, 12, (30,), (5,)), Member(64, 80, (20,))]) == []
+    # Loads of -32/2 and -60/1 would become -62/1 and -30/2: the difference would turn round.
+    assert chosen(balance, [Member(64, 32, (38,), (30,)), Member(64, 60, (40,))], low_blocks=20) == []
     # The only request of a full instance would only change places.
     assert chosen(balance, [Member(64, 2, (98,)), Member(64, 98, (2,))]) == []
 

@@ -80,6 +80,7 @@ def test_the_other_placements():
     rng = random.Random(0)
     assert [placement.round_robin(view, asked(number), rng) for number in range(5)] == [0, 1, 2, 0, 1]
     assert placement.least_kv(view, asked(), rng) == 1
+    assert placement.least_kv(Decodes((300, 0, 0)), asked(), rng) == 0, "just enough"
     assert [placement.imbalance(view, asked(number), rng) for number in range(4)] == [1, 2, 1, 2]
     assert placement.imbalance(view, asked(3, heavy=True), rng) == 0
     assert placement.imbalance(Decodes((1, 0, 0)), asked(), rng) == 0

@@ -174,3 +174,15 @@ def test_two_limits_that_different_requests_miss(monkeypatch):
     scenario = override(load("default"), {"system": "vllm-v1", "slo": slo})
     said = [bound(scenario, [trace], Criterion(50, together, warmup=0.0)).ruled_out for together in (False, True)]
     assert said == ["", "too many requests miss one of the limits even alone"]
+
+
+@pytest.mark.parametrize(("percent", "kind"), [(50, ""), (51, "memory")])
+def test_more_that_fit_nowhere_than_may_miss(monkeypatch, percent, kind):
+    """A's 250 + 3 tokens do not fit in 15 blocks of 16: one of two."""
+    monkeypatch.setattr(plan_bound, "memory_bars", lambda _: (SimpleNamespace(blocks=15),))
+    monkeypatch.setattr(plan_bound, "paces", lambda *_: (PACE,))
+    scenario = override(load("default"), {"system": "vllm-v1", "slo": {"ttft": "1 s", "tpot": None}})
+    found = bound(scenario, [TRACE], Criterion(percent, warmup=0.0))
+    assert (found.kind, "50.0 % of the requests fit nowhere: the KV blocks hold 240 tokens" in found.ruled_out) == (
+        kind, bool(kind),
+    )  # fmt: skip
