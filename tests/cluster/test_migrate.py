@@ -164,6 +164,8 @@ def test_balance_moves_the_shortest_where_the_difference_shrinks():
     # Those who wait have taken theirs already: 12 free, 10 wanted, three requests.
     assert chosen(balance, [Member(64, 12, (30,), (5,), waiting=10), Member(64, 80, (20,))]) == [(5, 0, 1)]
     assert chosen(balance, [Member(64, 12, (30,), (5,)), Member(64, 80, (20,))]) == []
+    # Nobody at all is the emptiest.
+    assert chosen(balance, [Member(64, 5, (30,), (5,)), Member(64, 80, (20,)), Member(64, 100)]) == [(5, 0, 2)]
     # Loads of -32/2 and -60/1 would become -62/1 and -30/2: the difference would turn round.
     assert chosen(balance, [Member(64, 32, (38,), (30,)), Member(64, 60, (40,))], low_blocks=20) == []
     # The only request of a full instance would only change places.
@@ -194,7 +196,7 @@ def test_decodes_flow_to_small_chunks_and_the_longest_back_when_memory_is_full()
     # Room at 95 %: 57 and 65. The first token's goes to the emptier, which then has 55, so the late one to the other.
     assert chosen(flow, members) == [(10, 0, 2), (20, 0, 1)]
     # One of small chunks at 98 %: 3 blocks too many; the longest answer goes, and one is enough.
-    members = [Member(64, 50), Member(8, 2, (40, 100, 0.5), (10, 300, 0.5), (48, 200, 0.5))]
+    members = [Member(64, 50), Member(8, 2, (40, 100, 0.5), (10, 300, 0.5), (20, 200, 0.5), (28, 9, 0.5))]
     assert chosen(flow, members) == [(10, 1, 0)]
     assert chosen(flow, [Member(64, 50, first), Member(64, 50)]) == []
 

@@ -166,6 +166,15 @@ def test_what_fits_nowhere(prefill, decode, output, refused):
     assert plan_bound._refused(scenario, bars, trace, Criterion(99, warmup=0.0)) == refused
 
 
+@pytest.mark.parametrize(("output", "refused"), [(2, 0.0), (3, 0.5)])
+def test_what_is_longer_than_the_model_fits_nowhere(output, refused):
+    """Llama 3.1 has 131,072 positions."""
+    trace = Trace("two", TRACE.arrival_s, np.array([131_070, 10]), np.array([output, 1]))
+    bars = [SimpleNamespace(blocks=10**6)]
+    scenario = override(load("default"), {"system": "vllm-v1"})
+    assert plan_bound._refused(scenario, bars, trace, Criterion(99, warmup=0.0)) == refused
+
+
 def test_two_limits_that_different_requests_miss(monkeypatch):
     """A alone misses 300 ms to its first token, one of 100 tokens alone 500 ms in all: each is half, together all."""
     trace = Trace("two", TRACE.arrival_s, TRACE.prompt_tokens, np.array([3, 100]))
@@ -174,6 +183,8 @@ def test_two_limits_that_different_requests_miss(monkeypatch):
     scenario = override(load("default"), {"system": "vllm-v1", "slo": slo})
     said = [bound(scenario, [trace], Criterion(50, together, warmup=0.0)).ruled_out for together in (False, True)]
     assert said == ["", "too many requests miss one of the limits even alone"]
+    loose = override(scenario, {"slo.e2el": "2 s"})
+    assert bound(loose, [trace], Criterion(50, True, warmup=0.0)).ruled_out == "", "A alone misses"
 
 
 @pytest.mark.parametrize(("percent", "kind"), [(50, ""), (51, "memory")])
