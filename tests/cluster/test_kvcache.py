@@ -154,6 +154,20 @@ def test_using_a_prefix_again_makes_it_young():
     assert kv.cached(request(3, 5, (2,))) == 0
 
 
+def test_a_prompt_that_is_computed_in_pieces_is_found_whole():
+    """Two ids of 8 tokens and a part-filled third, in blocks of 4; the first piece ends within an id."""
+    kv, made = PrefixCache(16, 4, 0, 8), request(0, 22, (1, 2, 3))
+    kv.admit(made, 0, 12)
+    assert kv.cached(request(1, 23, (1, 2, 3))) == 12
+    kv.extend(made, 12, 10, False)
+    assert kv.cached(request(1, 23, (1, 2, 3))) == 20
+    # What fills the rest of the third id's tokens is of the answer, which another of the same prompt does not share.
+    kv.extend(made, 22, 2, True)
+    other = request(2, 22, (1, 2, 3))
+    other.target = 25
+    assert kv.cached(other) == 20
+
+
 def test_a_recomputed_request_finds_its_own_blocks():
     kv, batch = PrefixCache(8, 4, 0, 4), DecodeBatch(4)
     made = request(0, 6, (1,))

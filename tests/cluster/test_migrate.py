@@ -13,7 +13,8 @@ from tetrisim.cluster.request import Request
 from tetrisim.errors import ScenarioError
 from tetrisim.metrics.breakdown import breakdown
 from tetrisim.metrics.definitions import e2el
-from tetrisim.policies.migration import balance, flow
+from tetrisim.policies.migration import balance, defragment, flow
+from tetrisim.policies.registry import POLICIES
 from tetrisim.scenario.control import MigrateSpec
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
@@ -163,8 +164,30 @@ def test_balance_moves_the_shortest_where_the_difference_shrinks():
     # Those who wait have taken theirs already: 12 free, 10 wanted, three requests.
     assert chosen(balance, [Member(64, 12, (30,), (5,), waiting=10), Member(64, 80, (20,))]) == [(5, 0, 1)]
     assert chosen(balance, [Member(64, 12, (30,), (5,)), Member(64, 80, (20,))]) == []
+    # Nobody at all is the emptiest.
+    assert chosen(balance, [Member(64, 5, (30,), (5,)), Member(64, 80, (20,)), Member(64, 100)]) == [(5, 0, 2)]
+    # Loads of -32/2 and -60/1 would become -62/1 and -30/2: the difference would turn round.
+    assert chosen(balance, [Member(64, 32, (38,), (30,)), Member(64, 60, (40,))], low_blocks=20) == []
     # The only request of a full instance would only change places.
     assert chosen(balance, [Member(64, 2, (98,)), Member(64, 98, (2,))]) == []
+
+
+def test_defragmenting_makes_room_for_the_first_that_waits():
+    """It wants 10 blocks: the first instance has 4 beside three decodes, -(4 - 10) / 4 = 1.5 of load, the second 40."""
+
+    def member(free, *decodes, wants=0, preempted=False):
+        made = Member(64, free, *decodes)
+        made.decoding, made.preempted, made.first_waiting_blocks = len(decodes), preempted, lambda: wants
+        return made
+
+    full = member(4, (30,), (8,), (12,), wants=10)
+    others = [member(40, (20,)), member(60, (20,))]
+    assert chosen(defragment, [full, *others], low_blocks=0) == [(8, 0, 2)]
+    assert chosen(defragment, [others[0], full], low_blocks=0) == [(8, 1, 0)]
+    assert chosen(defragment, [member(14, (8,), wants=10), *others], low_blocks=0) == [], "there is room"
+    assert chosen(defragment, [member(14, (8,), wants=10), *others], low_blocks=3) == [(8, 0, 2)], "of 2 each"
+    assert chosen(defragment, [member(50, (8,), preempted=True), *others], low_blocks=0) == [(8, 0, 2)]
+    assert chosen(defragment, [member(4, wants=10), *others], low_blocks=0) == [], "nobody can leave"
 
 
 def test_decodes_flow_to_small_chunks_and_the_longest_back_when_memory_is_full():
@@ -173,7 +196,7 @@ def test_decodes_flow_to_small_chunks_and_the_longest_back_when_memory_is_full()
     # Room at 95 %: 57 and 65. The first token's goes to the emptier, which then has 55, so the late one to the other.
     assert chosen(flow, members) == [(10, 0, 2), (20, 0, 1)]
     # One of small chunks at 98 %: 3 blocks too many; the longest answer goes, and one is enough.
-    members = [Member(64, 50), Member(8, 2, (40, 100, 0.5), (10, 300, 0.5), (48, 200, 0.5))]
+    members = [Member(64, 50), Member(8, 2, (40, 100, 0.5), (10, 300, 0.5), (20, 200, 0.5), (28, 9, 0.5))]
     assert chosen(flow, members) == [(10, 1, 0)]
     assert chosen(flow, [Member(64, 50, first), Member(64, 50)]) == []
 
@@ -213,6 +236,19 @@ def test_a_live_migration_by_hand(run_by_hand):
     assert in_ms(result, "lost_decode_s") == [4]
     assert result.instances.steps.tolist() == [114, 86]
     assert result.instances.last_work_s.tolist() == pytest.approx([1.14, 2.004])
+
+
+def test_what_a_policy_sees_of_who_decodes(run_by_hand, monkeypatch):
+    # As above at 1000 ms: 118 tokens in blocks of 4, 99 shown, the 98 after the first in 990 ms of the 20 ms each.
+    seen = []
+
+    def look(members, spec):
+        seen.extend((who.blocks, who.shown, who.tpot_share) for who in members[0].decodes())
+        return []
+
+    monkeypatch.setitem(POLICIES["migrate"], "balance", look)
+    run_by_hand([(0, 20, 101)], slo={"tpot": "20 ms"}, **two({"policy": "balance"}))
+    assert seen == [(30, 99, pytest.approx(990 / 98 / 20))]
 
 
 def test_stop_and_copy_by_hand(run_by_hand):

@@ -64,6 +64,22 @@ def test_a_prefill_instance_idle_for_a_minute_decodes(monkeypatch, tmp_path):
     assert result.instances.flips.tolist() == [0, 1, 0]
 
 
+def test_the_minute_counts_from_the_last_work(monkeypatch, tmp_path):
+    # Both prefill instances work for a second and send for 3 ms: a look at 60 s is too early, the next is at 61.003 s.
+    result = flipped(monkeypatch, tmp_path, [(0, 1, 200), (0, 1, 200)], prefill={"instances": 2})
+    assert result.flip_columns["flip_s"].tolist() == [61.003]
+
+
+def test_how_busy_an_instance_is_is_of_the_last_minute_alone(monkeypatch, tmp_path):
+    # From 41 s on prompts of a second each keep both prefill instances busy for 20 s: for 19 of the first minute and 1
+    # of the second, while the decode instance works all the time.
+    use_timer(monkeypatch, step_s=1.0, token_s=0.0)
+    rows = [(0, 1, 200)] + [(41_000, 1, 1)] * 40
+    pools = {"prefill": {"instances": 2, "chunk_tokens": 1}}
+    result = simulate(scenario(tmp_path, rows, **split(flip={**FLIP, "policy": "watermark"}, **pools)))
+    assert result.flip_columns["flip_s"].tolist() == [120.0]
+
+
 def test_one_instance_of_each_role_always_stays(monkeypatch, tmp_path):
     result = flipped(monkeypatch, tmp_path, [(0, 1, 400)], prefill={"instances": 3})
     assert sorted(result.instances.role) == ["decode", "decode", "decode", "prefill"]

@@ -9,6 +9,7 @@ from simulate.by_hand import in_ms, one, scenario, use_timer
 
 from tetrisim.errors import ScenarioError
 from tetrisim.metrics.summary import summarize
+from tetrisim.policies.registry import POLICIES
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
 
@@ -56,6 +57,20 @@ def test_one_that_goes_serves_first_what_it_has(by_hand):
     assert where(result) == [0, 1, 0, 0, 0, 1]
     assert in_ms(result, "finish_s")[:3] == [1103, 1104, 1216]
     assert result.instance_columns["off_s"].tolist() == [0, 0.9]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_a_look_sees(monkeypatch, tmp_path, exact):
+    # Two instances of 100 blocks of 4 tokens, one request at a time each: 4 tokens in 14 ms and 11 ms a decode. At
+    # 100 ms each has decoded 7 of them: 11 tokens in 3 blocks. Of five requests three wait.
+    seen = []
+    policy = lambda view, spec: seen.append((view.instances, view.kv_use, view.waiting)) or 0  # noqa: E731
+    monkeypatch.setitem(POLICIES["scale"], "load", policy)
+    use_timer(monkeypatch)
+    machines = one("vllm-v0", instances=2, max_num_seqs=1)
+    machines["cluster"]["scale"] = {**SCALE, "initial": 2}
+    simulate(scenario(tmp_path, [(0, 4, 30)] * 5, **machines), exact)
+    assert seen[0] == (2, pytest.approx(2 * 3 / 200), 1.5)
 
 
 @SOME

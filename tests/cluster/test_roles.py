@@ -10,6 +10,7 @@ from tetrisim.cluster.clock import ARRIVE, Alarm, Clock
 from tetrisim.cluster.control import ControlTick
 from tetrisim.errors import ScenarioError
 from tetrisim.policies.ratio import demand, pending
+from tetrisim.policies.registry import POLICIES
 from tetrisim.scenario.control import RatioSpec
 from tetrisim.scenario.load import resolve
 from tetrisim.simulate import simulate
@@ -68,6 +69,30 @@ def test_a_decode_instance_with_residents_is_given_nothing_new_and_changes_when_
     assert flips["drain_s"] == [1.0]
     assert flips["flip_s"] == [float(int(done) + 1)]
     assert result.instances.role.tolist() == ["prefill", "prefill", "decode"]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_a_look_sees(monkeypatch, tmp_path, exact):
+    # Two requests are prefilled at once, 26 ms each, sent in 18, and decode on decode-0 from 44 ms on in steps of 12,
+    # while decode-1 has nothing. At 480 ms 64 tokens wait, in 4 chunks of 26 ms, for two prefill instances.
+    seen = []
+
+    def look(prefill, decode, spec):
+        seen.append([(each.instances, each.load, each.memory, each.pending_tokens) for each in (prefill, decode)])
+
+    monkeypatch.setitem(POLICIES["ratio"], "pending", look)
+    use_timer(monkeypatch)
+    document = split(flip={"policy": "never"}, ratio={"policy": "pending", "period": "240 ms"},
+                     place={"policy": "imbalance", "heavy_tokens": 1},
+                     predict={"policy": "oracle", "granularity_tokens": 1, "mode": "free"},
+                     prefill={"instances": 2}, decode={"instances": 2})  # fmt: skip
+    requests = [(0, 16, 60), (0, 16, 60), (475, 64, 1)]
+    simulate(scenario(tmp_path, requests, slo={"ttft": "1 s", "tpot": "13 ms"}, **document), exact)
+    prefill, decode = seen[1]
+    assert prefill == (2, pytest.approx(4 * 0.026 / 2 / 1.0), 0.0, 64)
+    # Since 240 ms twenty steps of 12 ms: half-way from the 11 ms of a batch of one to the limit. After 36 steps each
+    # holds 52 tokens in 13 blocks, of 2 x 100.
+    assert decode == (2, pytest.approx(0.5), pytest.approx(2 * 13 / 200), 0)
 
 
 @SOME

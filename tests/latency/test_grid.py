@@ -2,11 +2,12 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tetrisim.latency.grid import Curve, Product4, Slices, largest_product, locate
+from tetrisim.latency.grid import ESTIMATED, Curve, Product4, Slices, largest_product, locate, smooth
 
 AXIS = st.lists(st.integers(0, 1000), min_size=2, max_size=6, unique=True).map(sorted)
 WEIGHT = st.integers(0, 50)
@@ -34,6 +35,13 @@ def test_a_curve_by_hand():
 def test_a_single_point_is_held_and_only_it_is_inside():
     curve = Curve({10: 1.0})
     assert [curve.at(x) for x in (9, 10, 11)] == [(1.0, False), (1.0, True), (1.0, False)]
+
+
+def test_what_an_estimate_has_part_in_is_not_inside():
+    """The value at 20 is a guess: it, and all between it and its neighbours, was not measured."""
+    curve = Curve({10: 1.0, 20: 3.0, 40: 4.0, 80: 5.0}, {20: ESTIMATED})
+    assert [curve.at(x)[1] for x in (10, 15, 20, 30, 40, 60, 80)] == [True, False, False, False, True, True, True]
+    assert curve.at(15) == (2.0, False)
 
 
 @given(AXIS, WEIGHT, WEIGHT, st.integers(0, 2000))
@@ -83,6 +91,16 @@ def test_slices_outside():
     assert table.known(3, 40) and not table.known(1, 40)
 
 
+def test_slices_held_at_all_ends():
+    """Two slices, 1 and 3, of one and of two points; and a slice that is alone."""
+    slices = Slices({(1, 10): 1.0, (3, 10): 2.0, (3, 20): 4.0})
+    assert [slices.held(key, x) for key, x in ((0, 99), (1, 10), (2, 5), (2, 20), (3, 15), (9, 99))] == [
+        1.0, 1.0, 1.5, 2.5, 3.0, 4.0,
+    ]  # fmt: skip
+    alone = Slices({(8, 1): 5.0, (8, 3): 7.0})
+    assert [alone.held(key, 2) for key in (1, 8, 20)] == [6.0] * 3
+
+
 @given(st.tuples(AXIS, AXIS, AXIS, AXIS), st.lists(WEIGHT, min_size=5, max_size=5), st.data())
 def test_a_product_reproduces_a_hyperplane_and_knows_its_bounds(axes, weights, data):
     def plane(point):
@@ -127,3 +145,21 @@ def test_the_larger_of_two_sweeps_is_found_and_stray_points_are_left():
 def test_without_two_points_on_every_axis_there_is_no_product():
     assert largest_product([]) is None
     assert largest_product(product([1], [0, 16], [1, 2], [16, 32])) is None
+
+
+def test_a_smooth_curve_by_hand():
+    """Logs 0, 1, 3 of the points and 0, 1, 2 of the values: rises of 1 and 1/2.
+
+    The slope in the middle is Brodlie's mean, harmonic, weighted 5 (of the cell of width 1) to 4: 9 / (5/1 + 4/(1/2)).
+    Half-way up a cell the cubic lies width/8 x (slope below - slope above) over the straight line.
+    """
+    points, values = np.exp([0.0, 1.0, 3.0]), np.exp([0.0, 1.0, 2.0])
+    slope = 9 / 13
+    expected = [0.0, 0.5 + (1 - slope) / 8, 1.0, 1.5 + 2 * (slope - 0.5) / 8, 2.0]
+    assert np.log(smooth(points, values, np.exp([0.0, 0.5, 1.0, 2.0, 3.0]))) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_smooth_curve_is_flat_at_a_turn():
+    """Logs 0, 1, 0 over 0, 1, 2: the middle is a peak, of slope 0, and nothing lies above it."""
+    found = np.log(smooth(np.exp([0.0, 1.0, 2.0]), np.exp([0.0, 1.0, 0.0]), np.exp([0.5, 1.0, 1.5])))
+    assert found == pytest.approx([0.5 + 1 / 8, 1.0, 0.5 + 1 / 8])

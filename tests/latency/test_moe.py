@@ -117,3 +117,13 @@ def test_experts_that_cannot_be(tmp_path, change, said):
     path.write_text(json.dumps({key: value for key, value in {**sizes, **change}.items() if value is not None}))
     with pytest.raises(ScenarioError, match=said):
         load_model(str(path))
+
+
+def test_of_a_layer_with_experts_the_norms_and_rotary_alone_are_left_beside_them():
+    """On each of two GPUs: 8 x 1000 elements of two norms and 2 x 3000 / 2 of rotary, none of a dense activation."""
+    cut, tokens = replace(SHARD, tensor_parallel=2), np.array([64])
+    attention = sum(roofline.matmul_s(cut, tokens, *shape) for shape in ((1000, 1500), (500, 1000)))
+    left = roofline.linear_s(cut, tokens) - attention - roofline.experts_s(cut, tokens)
+    embedding = 2 * 1000
+    moved = (8 * 1000 + 2 * 3000 / 2 + embedding) * 2 * 64
+    assert left[0] == pytest.approx(moved / 0.8e12 + 9 * KERNEL_S, rel=1e-9)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tetrisim.latency import roofline
 from tetrisim.latency.attention import RooflineAttention, equivalent_prefill
+from tetrisim.latency.collective import all_reduce_s, all_to_all_s
 from tetrisim.latency.roofline import Shard
 from tetrisim.scenario.gpu import GPUS, GpuSpec, load_gpu
 from tetrisim.scenario.model import DTYPE_BYTES, ModelSpec, load_model, model_names
@@ -93,6 +94,12 @@ def test_two_gpus_read_half_of_the_weights_each(model, gpu):
     saved = model.layers * used(model) / 2 * 2 / (gpu.memory_bytes_per_s * roofline.MEMORY_EFFICIENCY)
     assert one - two == pytest.approx(saved, rel=0.01)
     assert two > kernels
+
+
+def test_collectives_of_a_gigabyte_over_four_gpus_of_100_gb_a_second():
+    """At three quarters of the rate: three quarters of it there and back, or once; and what it takes to start."""
+    assert all_reduce_s(1e9, 4, 100e9) == pytest.approx(8e-6 + 2 * 0.01, rel=1e-12)
+    assert all_to_all_s(1e9, 4, 100e9) == pytest.approx(15e-6 + 0.01, rel=1e-12)
 
 
 def test_one_gpu_has_nobody_to_talk_to():

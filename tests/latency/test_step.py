@@ -82,6 +82,7 @@ def test_the_roofline_has_one_segment_and_nothing_measured():
     row = timer.decode_row(5)
     assert len(row.segments) == 1
     assert row_ticks(row, 5 * 700) == pytest.approx(timer.step(5, [], 5, 5 * 700, 700), abs=5 * 700 + LAYERS)
+    assert timer.decode(5, 5 * 700, 700) == row_ticks(row, 5 * 700)
 
 
 def labels(timer):

@@ -72,6 +72,20 @@ def test_a_missing_key_of_profile_yaml(tmp_path, key):
     assert error.what == f"key '{key}' is missing or of the wrong kind"
 
 
+@pytest.mark.parametrize("key", ["tensor_parallel", "calls_per_layer", "calls_per_step"])
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+def test_a_count_of_profile_yaml_that_is_none(tmp_path, key, count):
+    op = next(iter(META[key])) if key != "tensor_parallel" else ""
+    error = refused(write(tmp_path, **{key: {**META[key], op: count} if op else count}))
+    if op or isinstance(count, int):
+        assert (error.what, error.expected) == (
+            f"{key}{'.' * bool(op)}{op} is {count!r}",
+            "a whole number of at least 1",
+        )
+    else:
+        assert (error.what, error.expected) == (f"key '{key}' is missing or of the wrong kind", "int")
+
+
 @pytest.mark.parametrize(("text", "what"), [("- [", "is not YAML"), ("just text", "key 'gpu' is missing")])
 def test_a_profile_yaml_that_is_none(tmp_path, text, what):
     (write(tmp_path) / "profile.yaml").write_text(text)

@@ -69,6 +69,7 @@ def test_each_class_is_judged_by_its_own_slo(tmp_path, monkeypatch):
     assert summary["slo_attainment"] == 0.75
     assert (summary["strict:slo_attainment"], summary["lax:slo_attainment"]) == (0.5, 1.0)
     assert summary["strict:mean_ttft_ms"] == pytest.approx(45) and summary["lax:p99_ttft_ms"] == pytest.approx(69.5)
+    assert (summary["lax:median_ttft_ms"], summary["lax:p90_ttft_ms"]) == pytest.approx((45, 65))
     assert summary["request_goodput"] == pytest.approx(3 / 0.37)
     assert summary["strict:request_goodput"] + summary["lax:request_goodput"] == pytest.approx(3 / 0.37)
 

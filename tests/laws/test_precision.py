@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from laws.worlds import rows, worlds
+from laws.worlds import rows, worlds, write_csv
 
 import tetrisim
 from tetrisim.cluster.precision import Widths
@@ -83,6 +83,23 @@ def test_the_gain_over_the_high_width_is_that_of_its_share():
     assert high / both == pytest.approx(1 / (share + (1 - share) * low / high), rel=1e-3)
     bits = one_request({"precision": spec}).result.instance_columns["weight_bits"].tolist()
     assert bits == [pytest.approx(2 + share)]
+
+
+@pytest.mark.parametrize(("rule", "high"), [("split", 66), ("widest", 132), ("narrowest", 0)])
+def test_whose_width_two_requests_decode_at(rule, high):
+    """66 of the 199 decoded tokens of each at 3 bits: split, each has its own; else both have one's.
+
+    The second comes at 0.5 s, when the first has stepped down but is not done. The first's own 66 come before that; one
+    of its tokens runs at the high width beside the second's prefill.
+    """
+    spec = {"rule": rule, "high_bits": 3, "low_bits": 2, "high_tokens": 67}
+    pools = [{"role": "hybrid", "async_scheduling": False, "precision": spec}]
+    trace = write_csv([(0.0, 64, 200), (0.5, 64, 200)])
+    document = {"model": "llama-3.1-8b", "workload": {"trace": trace}, "cluster": {"gpu": "a100-80gb", "pools": pools}}
+    result = simulate(resolve(document))
+    assert result.request_columns["finish_s"][0] > 0.5 + 66 * 6e-3, "the second steps down first"
+    bits = result.instance_columns["weight_bits"].tolist()
+    assert bits == [pytest.approx(2 + (66 + 1 + high) / 398)]
 
 
 @pytest.mark.parametrize(("schedule", "tokens"), [("static", 90), ("predicted", 50), ("oracle", 100)])

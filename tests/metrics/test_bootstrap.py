@@ -23,7 +23,7 @@ def test_the_same_on_both_sides_is_no_difference_and_a_factor_is_that_factor():
     assert same == [(0, 0)] * 3
     assert np.array(more) == pytest.approx(np.full((3, 2), 0.1))
     unpaired = difference_intervals([values], [1.1 * values], [], paired=False)[0][0]
-    assert unpaired[0] < 0.1 < unpaired[1]
+    assert unpaired[0] < 0 and unpaired[1] > 0.2, "each side draws its own: the luck of 100 values of this spread"
 
 
 def test_a_draw_has_the_statistics_of_its_requests_written_out():

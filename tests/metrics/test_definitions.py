@@ -85,6 +85,12 @@ def test_many_gaps_are_thinned_with_the_mean_exact_and_percentiles_close():
     assert thin.percentiles([50, 90, 99]) == pytest.approx(np.percentile(gaps, [50, 90, 99]), rel=2e-3)
 
 
+def test_as_many_gaps_as_the_limit_are_none_too_many():
+    """Eleven gaps, of which one run holds ten, and room for eleven: all are told apart."""
+    runs = [(0.01, 0.001, 10, 1), (0.5, 0.0, 1, 1)]
+    assert define.itl(gap_columns(runs), limit=11).values == pytest.approx(written_out(runs))
+
+
 def test_runs_without_steps_or_without_anyone_waiting_do_not_count():
     itl = define.itl(gap_columns([(9.0, 0.0, 0, 4), (9.0, 0.0, 4, 0), (0.02, 0.0, 2, 1)]))
     assert itl.mean == pytest.approx(0.02)

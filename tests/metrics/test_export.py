@@ -97,6 +97,8 @@ def test_aiperf_by_hand():
         "good_request_fraction": ("ratio", 1 / 3),
     }  # fmt: skip
     assert {name: (record[name]["unit"], pytest.approx(record[name]["avg"])) for name in scalars} == scalars
+    lenient = export(three(SloSpec(ttft_s=None, tpot_s=0.35)), "aiperf")
+    assert lenient["good_request_count"]["avg"] == 2, "A and C"
     assert set(record["goodput"]) == {"unit", "avg"}, "no count or percentiles of what is of the whole run"
     assert not {"time_to_second_token", "error_request_count", "adj_request_latency"} & set(record)
     assert (record["schema_version"], record["is_complete"]) == ("1.4", True)
@@ -146,6 +148,18 @@ def test_guidellm_rates_are_over_time_by_hand():
     tokens = metrics["output_tokens_per_second"]["successful"]
     assert (tokens["mean"], tokens["count"]) == pytest.approx((4.5, 9))
     assert tokens["max"] == pytest.approx(2 / 0.2)
+
+
+def test_the_percentiles_that_guidellm_names():
+    """Of a thousand TTFTs of 1 to 1000 ms."""
+    base, many = three(), np.arange(1.0, 1001)
+    rows = {name: np.repeat(column[:1], 1000) for name, column in base.request_columns.items()}
+    rows |= {"arrival_s": np.zeros(1000), "first_token_s": many / 1000, "finish_s": many / 1000 + 1}
+    metrics = export(replace(base, request_columns=rows), "guidellm")["benchmarks"][0]["metrics"]
+    assert metrics["time_to_first_token_ms"]["successful"]["percentiles"] == pytest.approx({
+        "p001": 1, "p01": 10, "p05": 50, "p10": 100, "p25": 250, "p50": 500, "p75": 750, "p90": 900, "p95": 950,
+        "p99": 990, "p999": 999,
+    }, abs=1.01)  # fmt: skip
 
 
 def test_guidellm_does_not_judge_what_has_no_inter_token_latency():

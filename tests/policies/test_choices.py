@@ -80,6 +80,7 @@ def test_the_other_placements():
     rng = random.Random(0)
     assert [placement.round_robin(view, asked(number), rng) for number in range(5)] == [0, 1, 2, 0, 1]
     assert placement.least_kv(view, asked(), rng) == 1
+    assert placement.least_kv(Decodes((300, 0, 0)), asked(), rng) == 0, "just enough"
     assert [placement.imbalance(view, asked(number), rng) for number in range(4)] == [1, 2, 1, 2]
     assert placement.imbalance(view, asked(3, heavy=True), rng) == 0
     assert placement.imbalance(Decodes((1, 0, 0)), asked(), rng) == 0
@@ -96,6 +97,44 @@ def test_routing():
     picks = chosen(routing.power_of_two, view, asked(), 3000)
     # of nine pairs the least loaded wins five, the middle one three, the most loaded one
     assert [picks[member] / 3000 for member in range(3)] == pytest.approx([3 / 9, 5 / 9, 1 / 9], abs=0.04)
+
+
+class Members:
+    """Instances by what they show; `cached` tokens of any request, `late_s` until its first token."""
+
+    def __init__(self, *members, ttft_limit_s=1.0):
+        self.members, self.count, self.ttft_limit_s = members, len(members), ttft_limit_s
+
+    def usage(self, member):
+        shown = {"block_tokens": 16, "capacity_blocks": 100, "free_blocks": 50, "waiting": 0, "expected": 0,
+                 "cached": 0, "late_s": 0.0, "chunk_tokens": 512, **self.members[member]}  # fmt: skip
+        return SimpleNamespace(
+            **shown, waiting_blocks=lambda: shown["waiting"], expected_tokens=lambda: shown["expected"],
+            cached_tokens=lambda _: shown["cached"], ttft_s=lambda *_: shown["late_s"],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "worse", [{"waiting": 2}, {"expected": 32}, {"free_blocks": 48}, {"capacity_blocks": 102}, {"cached": 0}]
+)
+def test_prefix_aware_routing_adds_blocks_to_prefill_to_blocks_in_use_or_wanted(worse):
+    """Two blocks more of either kind are worse than one block of 16 tokens more to compute."""
+    other = {"cached": 32}
+    view = Members({**other, **worse}, {"cached": 16})
+    assert routing.prefix_aware(view, asked(), None) == 1
+    assert routing.prefix_aware(Members(other, {"cached": 16}), asked(), None) == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "small_s", "chosen"),
+    [(512, 0.9, 0), (512, 1.0, 0), (512, 1.1, 2), (513, 0.9, 2)],
+)
+def test_length_aware_routing_sends_short_prompts_in_time_to_small_chunks(prompt, small_s, chosen):
+    """Of those of small chunks the first is the sooner, of those of large ones the last."""
+    view = Members(
+        {"chunk_tokens": 64, "late_s": small_s}, {"chunk_tokens": 64, "late_s": 2.0}, {"late_s": 0.1}, {"late_s": 0.2}
+    )
+    assert routing.length_aware(view, asked(prompt=prompt), None) == chosen
 
 
 def gate(running=3, free=20, growth=5, shortest=10):

@@ -2,6 +2,7 @@
 
 import shlex
 from math import inf
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from simulate.by_hand import KV_BYTES, split, timer, use_timer
 from tetrisim.cli.common import parse_settings
 from tetrisim.errors import ScenarioError
 from tetrisim.scenario.load import load, override, resolve
+from tetrisim.scenario.slo import SloSpec
 from tetrisim.simulate import simulate
+from tetrisim.studies.advice import Row, worst
 from tetrisim.studies.advise import advise
 from tetrisim.studies.changes import Change, apply, improvements, savings
 from tetrisim.studies.judge import Criterion
@@ -163,6 +166,8 @@ class TestMet:
         assert found.answers[0].extra_per_hour == pytest.approx(-0.60)
         said = str(found)
         assert "TTFT is nearest its limit: p99 TTFT is 26 ms against 30 ms, 87 % of it." in said
+        plain = found.summary()["base"]
+        assert (plain["share"]["mean"], plain["latency_ms"]["mean"]) == pytest.approx((1.0, 26.0))
         assert "still meets it: -1 prefill instance, for 0.60 $/h less: --set cluster.pools.0.instances=1" in said
 
     def test_where_nothing_can_be(self):
@@ -173,6 +178,32 @@ class TestMet:
     def test_the_smallest_cluster_on_the_cheapest_gpu(self):
         found = advise(disaggregated(200, {"ttft": "30 ms"}), seeds=1)
         assert found.met and found.rows == () and "no instance to spare" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("shares", "met", "meets"),
+    [
+        ((0.95, 0.96, 0.97), 2, "yes"),  # 0.96 and 4.303 x 0.01 / 3^0.5 to either side: 0.935 to 0.985
+        ((0.89, 0.95, 0.98), 3, "yes"),  # in every seed
+        ((0.85, 0.91, 0.92), 2, "unsure"),
+        ((0.85, 0.91, 0.92), 0, "no"),  # in none
+        ((0.85, 0.86, 0.87), 1, "no"),  # 0.835 to 0.885
+    ],
+)
+def test_whether_90_percent_are_within_the_limit(shares, met, meets):
+    probes = tuple(SimpleNamespace(missed=lambda _, late=number >= met: late) for number in range(3))
+    row = Row(Change("any", {}), load("default"), Criterion(90), probes, shares, (1.0,) * 3, 0.0)
+    assert (row.meets, row.seeds_met) == (meets, met)
+
+
+def test_what_binds_is_missed_by_most_and_of_equals_nearest_its_limit():
+    """TTFT at 0.9 of 1 s and TPOT at 0.5 of 20 ms; two seeds of three decide."""
+    at = {"TTFT": 0.9, "TPOT": 0.010}
+    level, more = ({"TTFT": 0.99, "TPOT": 0.99}, {"TTFT": 0.99, "TPOT": 0.98})
+    probes = [SimpleNamespace(within=within, at=at) for within in (level, more, level)]
+    assert worst(probes, SloSpec(ttft_s=1.0, tpot_s=0.020)) == "TTFT"
+    assert worst([*probes[:2], probes[1]], SloSpec(ttft_s=1.0, tpot_s=0.020)) == "TPOT"
+    assert worst(probes[:1], SloSpec(ttft_s=10.0, tpot_s=0.020)) == "TPOT", "0.09 against 0.5"
 
 
 @by_hand

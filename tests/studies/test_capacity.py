@@ -112,12 +112,20 @@ class TestByHand:
         assert none.summary()["missed"][0]["at_percentile_ms"] == {"TTFT": None}, "JSON has no infinity"
         assert capacity(scenario, Criterion(90), seeds=1).rate is not None
 
+    def test_who_turns_everybody_away_is_told_so(self):
+        """A request alone takes 10 ms, and none is taken that takes more than 1: at no rate is anybody served."""
+        settings = {"system": "mooncake", "cluster.reject.ttft": "1 ms", "workload.requests": 200}
+        scenario = override(load("default"), settings)
+        with pytest.raises(ScenarioError, match="turns all 200 requests away"):
+            capacity(scenario, seeds=1)
+
     def test_a_growth_of_one_in_five_is_seen_as_such(self):
         """125 a second at a server of 100: a fifth of what comes stays, and so the backlog of a quarter grows."""
         scenario = server(1000.0, 1000, arrivals="constant", rate="125 /s")
         run = probe(scenario, build(scenario.workload, 0), 125.0, Criterion())
         assert run.growth == pytest.approx(0.2, abs=0.005)
         assert run.behind and run.finished_per_s == pytest.approx(100, abs=0.5)
+        assert run.span_s == pytest.approx(999 / 125)
         slow = override(scenario, {"workload.rate": 99})
         run = probe(slow, build(slow.workload, 0), 99.0, Criterion())
         assert not run.behind and run.growth == pytest.approx(0, abs=0.005)

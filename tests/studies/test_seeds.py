@@ -1,5 +1,7 @@
 """Means over seeds and their intervals, against the textbook."""
 
+from math import gamma, pi
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,16 @@ def test_students_interval_of_four_values():
     assert found.half == pytest.approx(3.182 * (10 / 3 / 4) ** 0.5)
     assert found.low == pytest.approx(3 - found.half)
     assert found.high == pytest.approx(3 + found.half)
+
+
+@pytest.mark.parametrize("n", range(2, 32))
+def test_the_interval_is_that_of_students_density(n):
+    """From -t to t lies 95 % of it, to the third digit of t."""
+    sample = np.arange(n, dtype=float)
+    t, free = estimate(sample).half * n**0.5 / sample.std(ddof=1), n - 1
+    places = (np.arange(20_000) + 0.5) * t / 20_000
+    density = gamma((free + 1) / 2) / ((free * pi) ** 0.5 * gamma(free / 2)) * (1 + places**2 / free) ** (-n / 2)
+    assert 2 * density.sum() * t / 20_000 == pytest.approx(0.95, abs=7e-5)
 
 
 def test_a_single_value_has_no_interval():

@@ -86,11 +86,14 @@ def probe(scenario: Scenario, trace: Trace, rate_per_s: float, criterion: Criter
 
 
 def judged(result: Result, rate_per_s: float, criterion: Criterion) -> Probe:
-    """What a finished run showed."""
+    """What a finished run showed; one that has served nobody raises ScenarioError."""
     classes = result.scenario.workload.classes
     if not criterion.together and any(each.slo is not None for each in classes):
         raise ScenarioError("slo", "classes have limits of their own", "--goodput, which counts each class by its own")
     rows = result.request_columns
+    if not define.completed(rows).any():
+        what = f"turns all {len(rows['status'])} requests away, so there is nothing to judge"
+        raise ScenarioError("cluster.reject", what, "limits that a request alone can meet")
     start = int(len(rows["status"]) * criterion.warmup)
     late = {name: column[start:] for name, column in rows.items()}
     at, within = _latencies(late, result.scenario.slo.limits, criterion.percent / 100)

@@ -219,7 +219,9 @@ class _Work:
         may_miss = int((1 - self.criterion.percent / 100) * len(self.outputs) + 1e-9)
         every = 1 if self.criterion.together else len(self.limits)
         prefill_due = self.arrival + min(ttft, e2el)
-        decode_due = self.arrival + np.minimum(ttft + (self.outputs - 1) * tpot, e2el)
+        decodes = self.outputs - 1
+        after_s = decodes * tpot if tpot < inf else np.where(decodes > 0, inf, 0.0)  # 0 x inf has no value
+        decode_due = self.arrival + np.minimum(ttft + after_s, e2el)
         prefill = _Demand(prefill_due, self.prefill_s, every * may_miss)
         decode = _Demand(decode_due, self.decode_s, every * may_miss)
         start = float(self.arrival[0])
