@@ -97,10 +97,11 @@ class Machines:
             PriorityQueue() if pool.queue == "priority" else WaitingQueue(queue, pool.queue_batch),
             find_policy("admission", pool.admission, f"{where}.admission"),
         )
-        engine.limit_swap(int(pool.swap_space_bytes * pool.tensor_parallel / block_bytes))
+        parts = self._kv_parts(pool)
+        engine.limit_swap(int(pool.swap_space_bytes * parts / block_bytes))
         instance.snapshot_until = FOREVER
         instance.gpu, instance.gpus = gpu.name, pool.tensor_parallel
-        instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * pool.tensor_parallel))
+        instance.swap_ticks_per_block = ticks(block_bytes / (gpu.host_bytes_per_s * parts))
         key = (gpu.name, pool.tensor_parallel, pool.split_above_tokens)
         shard = Shard(self.model, gpu, dtype, pool.tensor_parallel)
         if key not in self._timers:
@@ -154,12 +155,16 @@ class Machines:
 
         return Boundaries(granularity, self.model.layers, self.model.experts or 1, mlp_ticks)
 
+    def _kv_parts(self, pool: PoolSpec) -> int:
+        """Over how many GPUs the KV cache is cut; beyond its heads each GPU holds and moves a whole head's."""
+        return min(pool.tensor_parallel, self.model.kv_heads)
+
     def _kv(self, instance: Instance, pool: PoolSpec, blocks: int, where: str) -> KVCache:
         reserve = int(pool.watermark * blocks)
         unit = self.hash_block_tokens
         if self.tiers is not None:
             gpu = load_gpu(pool.gpu or self.scenario.cluster.gpu, where)
-            host_bytes_per_s = gpu.host_bytes_per_s * pool.tensor_parallel
+            host_bytes_per_s = gpu.host_bytes_per_s * self._kv_parts(pool)
             return TieredKV(blocks, pool.block_tokens, reserve, self.tiers.add(instance, host_bytes_per_s))
         if pool.prefix_caching and self.sessions:
             return SessionCache(blocks, pool.block_tokens, reserve, pool.block_tokens)

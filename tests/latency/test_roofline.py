@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tetrisim.latency import roofline
 from tetrisim.latency.attention import RooflineAttention, equivalent_prefill
+from tetrisim.latency.bounds import bounds
 from tetrisim.latency.collective import all_reduce_s, all_to_all_s
 from tetrisim.latency.roofline import Shard
 from tetrisim.scenario.gpu import GPUS, GpuSpec, load_gpu
@@ -131,3 +132,55 @@ def test_activations_of_an_fp8_model_travel_in_16_bits():
         for dtype in ("bf16", "fp8")
     )
     assert (half == eight).all() and half[1] > half[0] > 0
+
+
+@given(SHARDS, TOKENS)
+def test_what_an_fp8_checkpoint_leaves_at_16_bits_is_no_faster_for_it(shard, tokens):
+    """The LM head is read at 16 bits, attention multiplies at them, and routers and activations stay at them."""
+    eight, half = (replace(shard, dtype=dtype) for dtype in ("fp8", "bf16"))
+    rows = np.array([tokens])
+    assert (roofline.head_s(eight, rows) == roofline.head_s(half, rows)).all()
+    compute = 4 * shard.model.heads / shard.tensor_parallel * shard.model.head_dim * tokens**2 / 2
+    assert RooflineAttention(eight).mixed(tokens, 0, 0, 0.0)[0] * shard.gpu.flops_per_s >= compute
+    elements = 8 * shard.model.hidden * shard.model.layers * tokens  # norms alone
+    assert linear_s(eight, tokens) > 2 * elements / shard.gpu.memory_bytes_per_s
+
+
+def test_a_matrix_in_fp8_by_hand():
+    # 1000 rows through 1000 x 4000: 8e9 FLOP at 2 x 70e12, more than reading 4e6 + 1e6 bytes and writing 8e6; before
+    # it a kernel of 2 us reads the rows at 16 bits and writes them at 8. One row is bound by reading the weights.
+    shard = Shard(TINY, ROUND, "fp8", 1)
+    one, many = roofline.matmul_s(shard, np.array([1, 1000]), 1000, 4000)
+    assert many == pytest.approx(8e9 / 140e12 + 2e-6 + 3e6 / 0.8e12, rel=1e-12)
+    assert one == pytest.approx((4e6 + 1e3 + 8e3) / 0.8e12 + 2e-6 + 3e3 / 0.8e12, rel=1e-12)
+
+
+def test_a_gpu_without_fp8_reads_half_of_the_weights_and_multiplies_as_before():
+    eight, half = (Shard(TINY, replace(ROUND, fp8=False), dtype, 1) for dtype in ("fp8", "bf16"))
+    rows = np.array([1, 10_000])
+    (one, many), (one_half, many_half) = (roofline.matmul_s(shard, rows, 1000, 4000) for shard in (eight, half))
+    assert many == many_half
+    assert one_half - one == pytest.approx(4e6 / 0.8e12, rel=1e-12)
+    assert [name for name, gpu in GPUS.items() if not gpu.fp8] == ["v100-32gb", "a100-80gb", "cpu"]
+
+
+@given(SHARDS, TOKENS, st.integers(1, 512), st.integers(0, 8000))
+def test_nothing_beats_the_bounds_that_measured_rows_are_held_to(shard, tokens, sequences, context):
+    """Profiles are refused for less time than these; an estimate must not be."""
+    least = bounds(shard)
+    head = least("head.csv", ("lm_head", sequences))
+    assert head and float(roofline.head_s(shard, np.array([sequences]))[0]) >= head.seconds
+    ops = {"qkv_proj": 1, "o_proj": 1, "layernorm": 2, "rotary_emb": 1}
+    ops |= {} if shard.model.experts else {"gate_up_proj": 1, "act_fn": 1, "down_proj": 1}
+    layer = sum(calls * least("linear.csv", (op, tokens)).seconds for op, calls in ops.items())
+    assert linear_s(shard, tokens) >= shard.model.layers * layer
+    attention = RooflineAttention(shard)
+    for key in ((tokens, context, 0, 0), (0, 0, sequences, context + 8)):
+        floor = least("attention.csv", key)
+        assert floor and attention.mixed(*key)[0] >= floor.seconds * (1 - 1e-9)
+
+
+def test_every_gpu_computes_a_kv_head_that_there_are_too_few_of():
+    model = load_model("qwen3-30b-a3b")  # 4 KV heads, on 8 GPUs
+    assert Shard(model, ROUND, "bf16", 8).qkv_width == (32 / 8 + 2) * 128
+    assert Shard(model, ROUND, "bf16", 4).qkv_width == model.qkv_width / 4

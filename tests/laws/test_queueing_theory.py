@@ -1,5 +1,6 @@
 """Against closed forms: a server of constant times, several of them, a burst, and Little's law."""
 
+from heapq import heappop, heappush
 from itertools import pairwise
 
 import numpy as np
@@ -65,6 +66,33 @@ def test_several_steps_a_request_are_one_longer_service():
     load, steps = 0.5, 5
     wait, half_width = mean_wait_of(load / (steps * SERVICE_S), output=steps)
     assert wait == pytest.approx(load * steps * SERVICE_S / (2 * (1 - load)), abs=half_width)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8, 0.95])
+def test_seats_of_one_instance_are_servers_of_one_queue(load):
+    """Steps of 10 ms whoever sits, answers of geometric length: each wait is that of Kiefer and Wolfowitz's recursion.
+
+    Who arrives inside a step also waits for its end: half a step in the mean, as somebody is nearly always served.
+    """
+    seats, mean, requests = 8, 150, 4000
+    answers = np.random.default_rng(0).geometric(1 / mean, requests)
+    pool = {"role": "hybrid", "instances": 1, "max_num_seqs": seats, "kv_blocks": 4000, "async_scheduling": False}
+    document = {
+        "model": "opt-125m",
+        "system": "vllm-v1",
+        "workload": {"trace": write_csv([(0.0, 10, int(tokens)) for tokens in answers]), "arrivals": "poisson",
+                     "rate": f"{load * seats / (mean * SERVICE_S)} /s"},
+        "cluster": {"gpu": "l40s", "pools": [pool]},
+    }  # fmt: skip
+    rows = simulate(resolve(document)).requests
+    free, waits = [0.0] * seats, []
+    for arrival, tokens in zip(rows.arrival_s, answers, strict=True):
+        start = max(arrival, heappop(free))
+        heappush(free, start + tokens * SERVICE_S)
+        waits.append(start - arrival)
+    more = (rows.prefill_start_s - rows.arrival_s).to_numpy() - waits
+    assert more.min() >= -1e-9
+    assert more.mean() == pytest.approx(SERVICE_S / 2, rel=0.15)
 
 
 def test_a_burst_leaves_one_service_time_after_the_other():

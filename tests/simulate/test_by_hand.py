@@ -133,6 +133,15 @@ def test_swapping_takes_the_time_of_the_blocks_on_the_host_link_both_ways(run):
     assert column(result, "preemptions") == [0, 1]
 
 
+def test_more_gpus_than_kv_heads_swap_no_faster(run):
+    """Each of 8 GPUs then moves one of the 4 KV heads, over a link of its own, as each of 4 does."""
+    moved = 4 * 2 * 48 * 128 * 2  # a block of 4 tokens: keys and values, layers, one head, bytes
+    for gpus in (4, 8):
+        pool = one("vllm-v0", kv_blocks=4, preemption="swap", tensor_parallel=gpus)
+        result = run(PAIR, **pool, model="qwen3-30b-a3b")
+        assert in_ms(result, "finish_s")[0] == pytest.approx(99 + 2 * moved / 32e9 * 1e3, abs=1e-8)
+
+
 def test_what_can_never_be_served_is_rejected_and_the_others_complete(run):
     rows = [(0, 10, 3), (1, 40, 1), (2, 30, 12), (3, 10, 3)]
     result = run(rows, **one("vllm-v1", kv_blocks=10))  # 40 tokens, and the last one shown needs none

@@ -7,7 +7,11 @@ import pytest
 from latency.importers import tiny
 
 from tetrisim.errors import ProfileError, TraceError
+from tetrisim.scenario.cluster import PoolSpec
+from tetrisim.scenario.gpu import load_gpu
 from tetrisim.scenario.load import resolve
+from tetrisim.scenario.memory import memory_bar
+from tetrisim.scenario.model import load_model
 from tetrisim.validation import points as module
 from tetrisim.validation.loops import Outcome, document
 from tetrisim.validation.points import COLUMNS, check_points, kendall_tau, read_points, statistics, within_tau
@@ -66,6 +70,15 @@ def test_engines_differ(tmp_path):
     assert document(older, Path("p"))["workload"]["shortest"] == 1.0
     sglang = only(tmp_path, backend="sglang", backend_version="0.5.6", gemm_quant_mode="fp8_block")
     assert (document(sglang, Path("p"))["system"], sglang.gemm) == ("vllm-v0", "fp8_block")
+
+
+def test_sglang_keeps_a_16_bit_cache_beside_fp8_weights(tmp_path):
+    """As many bytes hold half as many tokens, and attention reads twice of each."""
+    sglang, vllm = (only(tmp_path, backend=backend, backend_version="0.5.6") for backend in ("sglang", "vllm"))
+    assert sglang.wide_kv and not vllm.wide_kv
+    limits = {key: pool_of(sglang)[key] for key in ("tensor_parallel", "max_num_batched_tokens", "max_num_seqs")}
+    eight = memory_bar(PoolSpec("hybrid", **limits), load_gpu(sglang.gpu), load_model(sglang.model), "fp8").blocks
+    assert pool_of(sglang)["kv_blocks"] == eight // 2
 
 
 def test_tensorrt_llm_seats_only_what_it_can_hold_to_the_end(tmp_path):

@@ -116,11 +116,10 @@ def bounds(shard: Shard, experts: Experts | None = None) -> Work:
     Weights and KV cache have the width of the dtype, activations at least 16 bits.
     """
     model, cut, size = shard.model, shard.tensor_parallel, DTYPE_BYTES[shard.dtype]
-    wide = max(2, size)
+    wide = shard.activation_bytes
     matrices, elements = matmuls(model, cut), elementwise(model, cut)
     elements["qk_norm"] = elements["rotary_emb"]
     heads, kv_heads = model.heads / cut, max(1.0, model.kv_heads / cut)
-    sixteen_bit = shard.gpu.flops_per_s * 2 / wide
 
     def least(flops: float, moved: float, peak: float) -> Bound:
         compute, memory = flops / peak, moved / shard.gpu.memory_bytes_per_s
@@ -130,7 +129,7 @@ def bounds(shard: Shard, experts: Experts | None = None) -> Work:
         pairs = chunk * (cached + chunk / 2) + n * (context + 1)
         kv = (cached + chunk * (chunk > 0)) + n * (context + 1)
         moved = 2 * kv_heads * model.head_dim * size * kv + 2 * heads * model.head_dim * wide * (chunk + n)
-        return least(4 * heads * model.head_dim * pairs, moved, sixteen_bit)
+        return least(4 * heads * model.head_dim * pairs, moved, shard.activation_peak)
 
     def all_reduce(op: str, moved: int, gpus: int) -> Bound | None:
         seconds = 2 * (gpus - 1) / gpus * moved / (2 * shard.gpu.link_bytes_per_s)  # both ways at once
@@ -139,20 +138,20 @@ def bounds(shard: Shard, experts: Experts | None = None) -> Work:
     def linear(op: str, rows: int) -> Bound | None:
         if op == "whole_step":
             weights = model.layers * model.layer_parameters / cut
-            return least(2 * rows * weights, size * weights, sixteen_bit * wide / size)
+            return least(2 * rows * weights, size * weights, shard.peak)
         if op in matrices:
             inputs, outputs = matrices[op]
-            weight = wide if op == "lm_head" else size
+            weight, peak = (wide, shard.activation_peak) if op == "lm_head" else (size, shard.peak)
             moved = weight * inputs * outputs + wide * rows * (inputs + outputs)
-            return least(2 * rows * inputs * outputs, moved, sixteen_bit * wide / weight)
+            return least(2 * rows * inputs * outputs, moved, peak)
         if op in elements:
-            return least(0.0, wide * elements[op] * rows, sixteen_bit)
+            return least(0.0, wide * elements[op] * rows, shard.activation_peak)
         return None
 
     def routed(tokens: int, active_experts: int) -> Bound | None:
         if experts is None:
             return None
-        return least(*experts.bound(shard, tokens, active_experts), sixteen_bit * wide / size)
+        return least(*experts.bound(shard, tokens, active_experts), shard.peak)
 
     known: dict[str, Callable[..., Bound | None]] = {
         "moe.csv": routed,

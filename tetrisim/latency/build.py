@@ -12,7 +12,6 @@ from tetrisim.latency.grid import ESTIMATED, MEASURED, Curve, Slices
 from tetrisim.latency.roofline import Shard
 from tetrisim.latency.step import Dense, StepTimer, Terms
 from tetrisim.latency.table import Profile, find_profile, read_profile
-from tetrisim.scenario.model import DTYPE_BYTES
 
 PROFILES = (Path(__file__).parents[1] / "_profiles", Path(__file__).parents[2] / "profiles")
 """Where committed profiles are: inside an installed package, or beside it in a checkout."""
@@ -165,8 +164,7 @@ def _reduces(shard: Shard, profile: Profile, tokens: np.ndarray) -> Columns:
         return _sum([], tokens)
     if profile.all_reduce is None or shard.tensor_parallel == 1:
         return estimated_alone(roofline.collectives_s(shard, tokens))
-    # Activations stay at 16 bits where the weights have 8.
-    sizes = tokens * shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
+    sizes = tokens * shard.model.hidden * shard.activation_bytes
     return _sum([(profile.all_reduce, 2 * shard.model.layers)], sizes)
 
 

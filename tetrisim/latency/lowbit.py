@@ -56,7 +56,7 @@ def linear_s(shard: Shard, tokens: np.ndarray, bits: int, fused: bool) -> np.nda
 
     def matmul(shard: Shard, rows: np.ndarray, inputs: float, outputs: float) -> np.ndarray:
         weights = inputs * outputs
-        compute = 2 * rows * weights / (shard.peak * MATMUL_EFFICIENCY)
+        compute = 2 * rows * weights / (shard.activation_peak * MATMUL_EFFICIENCY)
         moved = weights * bits / 8 + 2 * rows * (inputs + outputs)
         bandwidth = shard.gpu.memory_bytes_per_s
         few = np.maximum(compute, moved / (bandwidth * BIT_PLANE_EFFICIENCY)) + BIT_PLANE_S

@@ -1,7 +1,7 @@
 """Speed-of-light times from a GPU's data sheet, with stated efficiencies. Everything here is labelled estimated."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,27 +41,61 @@ class Shard:
     tensor_parallel: int
 
     @property
+    def activation_bytes(self) -> int:
+        """Bytes an activation: at fp8 it stays at 16 bits between the matrices."""
+        return max(2, DTYPE_BYTES[self.dtype])
+
+    @property
+    def activation_peak(self) -> float:
+        """Dense FLOP/s of what stays at 16 bits (attention, the LM head); at fp32 half of the 16-bit rate (TF32)."""
+        return self.gpu.flops_per_s * 2 / self.activation_bytes
+
+    @property
+    def quantises(self) -> bool:
+        """Whether matrices multiply in fp8; a GPU that cannot reads fp8 weights and multiplies in 16 bits."""
+        return self.dtype == "fp8" and self.gpu.fp8
+
+    @property
     def peak(self) -> float:
-        """Dense FLOP/s at this dtype: half of the 16-bit rate at fp32 (TF32), twice of it at fp8."""
-        return self.gpu.flops_per_s * 2 / DTYPE_BYTES[self.dtype]
+        """Dense FLOP/s of a layer's matrices: twice the 16-bit rate where they multiply in fp8."""
+        return self.activation_peak * (2 if self.quantises else 1)
+
+    @property
+    def qkv_width(self) -> float:
+        """Output features of this GPU's query, key and value projection; a KV head is never cut."""
+        cut = self.tensor_parallel
+        return (self.model.heads / cut + 2 * max(1.0, self.model.kv_heads / cut)) * self.model.head_dim
 
 
 def matmul_s(shard: Shard, rows: np.ndarray, inputs: float, outputs: float) -> np.ndarray:
     """Seconds of `rows` rows through one dense matrix: bound by compute, or by reading and writing."""
-    size = DTYPE_BYTES[shard.dtype]
+    return grouped_s(shard, rows, 1, inputs, outputs)
+
+
+def grouped_s(shard: Shard, rows: np.ndarray, matrices: np.ndarray | int, inputs: float, outputs: float) -> np.ndarray:
+    """The same where `rows` are spread over `matrices` alike; in fp8 a kernel quantises the rows first."""
+    weight, wide = DTYPE_BYTES[shard.dtype], shard.activation_bytes
+    bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
+    read = weight if shard.quantises else wide
     compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
-    moved = size * (inputs * outputs + rows * (inputs + outputs))
-    return np.maximum(compute, moved / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY))
+    moved = weight * matrices * inputs * outputs + rows * (read * inputs + wide * outputs)
+    seconds = np.maximum(compute, moved / bandwidth)
+    return seconds + (KERNEL_S + rows * inputs * (wide + read) / bandwidth if shard.quantises else 0.0)
+
+
+def unquantised(shard: Shard) -> Shard:
+    """The shard of those matrices that fp8 checkpoints leave at 16 bits: the LM head and routers."""
+    return replace(shard, dtype="bf16") if shard.dtype == "fp8" else shard
 
 
 def linear_s(shard: Shard, tokens: np.ndarray, matmul: Matmul = matmul_s) -> np.ndarray:
     """Seconds of all matrices and element-wise ops of one step over `tokens` tokens, embedding included."""
-    model, size = shard.model, DTYPE_BYTES[shard.dtype]
+    model, size = shard.model, shard.activation_bytes
     bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
     cut = shard.tensor_parallel
-    shapes = [(model.hidden, model.qkv_width / cut), (model.heads * model.head_dim / cut, model.hidden)]
+    shapes = [(model.hidden, shard.qkv_width), (model.heads * model.head_dim / cut, model.hidden)]
     # Two norms read and write the hidden state and its residual; the activation and rotary read what they change.
-    elements = 8 * model.hidden + 2 * (model.up_width + model.qkv_width) / cut
+    elements = 8 * model.hidden + 2 * (model.up_width / cut + shard.qkv_width)
     if model.experts:
         layer = sum(matmul(shard, tokens, inputs, outputs) for inputs, outputs in shapes) + experts_s(shard, tokens)
         elements -= 2 * model.up_width / cut
@@ -83,14 +117,12 @@ def experts_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     Tokens choose evenly at random: the weights of the experts that any of them reaches are read once, so a few tokens
     already cost nearly all of the weights.
     """
-    model, cut, size = shard.model, shard.tensor_parallel, DTYPE_BYTES[shard.dtype]
+    model, cut, size = shard.model, shard.tensor_parallel, shard.activation_bytes
     bandwidth = shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY
     rows, used = tokens * model.active_experts, reached(model, tokens)
-    seconds = matmul_s(shard, tokens, model.hidden, model.experts)
+    seconds = matmul_s(unquantised(shard), tokens, model.hidden, model.experts)
     for inputs, outputs in ((model.hidden, model.up_width / cut), (model.intermediate / cut, model.hidden)):
-        compute = 2 * rows * inputs * outputs / (shard.peak * MATMUL_EFFICIENCY)
-        moved = size * (used * inputs * outputs + rows * (inputs + outputs))
-        seconds = seconds + np.maximum(compute, moved / bandwidth)
+        seconds = seconds + grouped_s(shard, rows, used, inputs, outputs)
     # Rows are copied to their experts' order and back, and the activation reads what it changes.
     elements = 4 * model.hidden + 2 * model.up_width / cut
     return seconds + elements * size * rows / bandwidth + EXPERT_KERNELS * KERNEL_S
@@ -110,7 +142,7 @@ def head_s(shard: Shard, sequences: np.ndarray) -> np.ndarray:
     """Seconds of the LM head and sampling over `sequences` sequences."""
     vocab = shard.model.vocab / shard.tensor_parallel
     sampling = 3 * 4 * vocab * sequences / (shard.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
-    return matmul_s(shard, sequences, shard.model.hidden, vocab) + sampling + 4 * KERNEL_S
+    return matmul_s(unquantised(shard), sequences, shard.model.hidden, vocab) + sampling + 4 * KERNEL_S
 
 
 def host_s(sequences: np.ndarray) -> np.ndarray:
@@ -122,8 +154,7 @@ def collectives_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     """Seconds of the two all-reduces of every layer; zero on one GPU."""
     if shard.tensor_parallel == 1:
         return np.zeros(len(tokens))
-    # Activations stay at 16 bits where the weights have 8.
-    size = shard.model.hidden * max(2, DTYPE_BYTES[shard.dtype])
+    size = shard.model.hidden * shard.activation_bytes
     times = [all_reduce_s(float(count) * size, shard.tensor_parallel, shard.gpu.link_bytes_per_s) for count in tokens]
     return 2 * shard.model.layers * np.array(times)
 
@@ -135,7 +166,7 @@ def all_to_alls_s(shard: Shard, tokens: np.ndarray) -> np.ndarray:
     value heads fewer than GPUs are sent to each that needs them (arXiv 2509.16495, section 3).
     """
     model, gpus = shard.model, shard.tensor_parallel
-    size = max(2, DTYPE_BYTES[shard.dtype]) * model.head_dim
+    size = shard.activation_bytes * model.head_dim
     heads = (model.heads + 2 * max(model.kv_heads, gpus), model.heads)
     link = shard.gpu.link_bytes_per_s
     times = [sum(all_to_all_s(float(rows) * size * each, gpus, link) for each in heads) for rows in tokens / gpus]

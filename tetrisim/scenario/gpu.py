@@ -22,14 +22,16 @@ class GpuSpec:
     link_bytes_per_s: float
     host_bytes_per_s: float
     price_per_hour: float
+    fp8: bool = True
+    """Whether its tensor cores multiply fp8 (Ada, Hopper, Blackwell)."""
 
 
 GPUS: dict[str, GpuSpec] = {
     spec.name: spec
     for spec in (
         #       name           memory     HBM      fp16     NVLink  PCIe    $/h
-        GpuSpec("v100-32gb", 32 * _GIB, 0.90e12, 125e12, 150e9, 16e9, 2.50),
-        GpuSpec("a100-80gb", 80 * _GIB, 2.04e12, 312e12, 300e9, 32e9, 2.00),
+        GpuSpec("v100-32gb", 32 * _GIB, 0.90e12, 125e12, 150e9, 16e9, 2.50, fp8=False),
+        GpuSpec("a100-80gb", 80 * _GIB, 2.04e12, 312e12, 300e9, 32e9, 2.00, fp8=False),
         GpuSpec("h100-sxm", 80 * _GIB, 3.35e12, 989e12, 450e9, 64e9, 3.00),
         GpuSpec("h200-sxm", 143_771 * 2**20, 4.80e12, 989e12, 450e9, 64e9, 3.70),
         GpuSpec("b200-sxm", 180 * _GIB, 8.00e12, 2250e12, 900e9, 64e9, 5.50),
@@ -37,7 +39,7 @@ GPUS: dict[str, GpuSpec] = {
         GpuSpec("rtx-4090", 24 * _GIB, 1.008e12, 165e12, 32e9, 32e9, 0.60),
         GpuSpec("rtx-pro-6000", 96 * _GIB, 1.792e12, 504e12, 64e9, 64e9, 1.80),
         # One core of a 2023 server CPU: two AVX-512 units, 64 FLOP a cycle at fp32 (which counts as half), to 3.8 GHz.
-        GpuSpec("cpu", 16 * _GIB, 0.03e12, 0.49e12, 10e9, 10e9, 0.05),
+        GpuSpec("cpu", 16 * _GIB, 0.03e12, 0.49e12, 10e9, 10e9, 0.05, fp8=False),
     )
 }
 """One-way bytes a second per GPU. L40S and RTX cards have no NVLink: their peers talk over PCIe."""

@@ -82,7 +82,8 @@ def pace(shard: Shard, profile: str, split_above: int | None, most: int, mixes: 
     pair_s = context_s = 0.0
     if not timer.attention.measured:
         layers, model = shard.model.layers, shard.model
-        pair_s = layers * 4 * model.heads / shard.tensor_parallel * model.head_dim / (shard.peak * ATTENTION_EFFICIENCY)
+        pairs = layers * 4 * model.heads / shard.tensor_parallel * model.head_dim
+        pair_s = pairs / (shard.activation_peak * ATTENTION_EFFICIENCY)
         context_s = layers * (timer.attention.decode(1, 1.0)[0] - timer.attention.decode(1, 0.0)[0])
     # A decode step has at least one token, so the shortest step is the least of all sizes.
     return Pace(SAFE * times.min(), SAFE * float((times / np.arange(1, most + 1)).min()), SAFE * pair_s,

@@ -81,6 +81,14 @@ class Point:
         return self.engine == "vllm" and not self.lagging
 
     @property
+    def wide_kv(self) -> bool:
+        """Whether the KV cache has 16 bits beside fp8 weights: SGLang's own choice (`--kv-cache-dtype auto`).
+
+        Not of disaggregated points, whose pools plan their own memory.
+        """
+        return self.engine == "sglang" and self.dtype == "fp8" and self.workers is None
+
+    @property
     def degrees(self) -> set[int]:
         """Tensor-parallel degrees that its profile must have."""
         return {worker.tensor_parallel for worker in self.workers or ()} or {self.tensor_parallel}
@@ -151,19 +159,25 @@ def _together(point: Point) -> dict[str, Any]:
         pool["async_scheduling"] = False
         pool["max_num_batched_tokens"] = TRTLLM_BUDGET if point.inferencex else DEFAULT_BUDGET
         pool |= _reserved(point, pool)
+    if point.wide_kv:
+        pool["kv_blocks"] = _blocks(pool, point, 0.9) // 2
     system = "vllm-v0" if point.engine == "sglang" else "vllm-v1"
     return {"system": system, "cluster": {"gpu": point.gpu, "pools": [pool]}}
 
 
 def _reserved(point: Point, pool: dict[str, Any]) -> dict[str, int]:
     """TensorRT-LLM's KV blocks, and the seats that leaves: it admits what it can hold to the last token."""
-    limits = {key: pool[key] for key in ("tensor_parallel", "max_num_batched_tokens", "max_num_seqs")}
-    spec = PoolSpec("hybrid", memory_utilization=1.0, **limits)
-    free = kv_blocks(spec, load_gpu(point.gpu), load_model(point.model), point.dtype, point.name)
-    blocks = int(TRTLLM_FREE_FRACTION * free)
+    blocks = int(TRTLLM_FREE_FRACTION * _blocks(pool, point, 1.0))
     shortest = SHORTEST if point.inferencex else 1.0
-    held = (1 + shortest) / 2 * (point.prompt_tokens + point.output_tokens) / spec.block_tokens
+    held = (1 + shortest) / 2 * (point.prompt_tokens + point.output_tokens) / PoolSpec("hybrid").block_tokens
     return {"kv_blocks": blocks, "max_num_seqs": max(1, min(pool["max_num_seqs"], int(blocks / held)))}
+
+
+def _blocks(pool: dict[str, Any], point: Point, utilization: float) -> int:
+    """KV blocks of this share of the memory, in the dtype of the weights."""
+    limits = {key: pool[key] for key in ("tensor_parallel", "max_num_batched_tokens", "max_num_seqs")}
+    spec = PoolSpec("hybrid", memory_utilization=utilization, **limits)
+    return kv_blocks(spec, load_gpu(point.gpu), load_model(point.model), point.dtype, point.name)
 
 
 def _apart(point: Point, prefill: Workers, decode: Workers) -> dict[str, Any]:

@@ -237,16 +237,16 @@ def _profiles(points: Sequence[Point], given: Path | None, work: Path) -> tuple[
     except ProfileError as error:
         expected = "its systems, or imported profiles, with --profile DIR; or pip install 'tetrisim[aiconfigurator]'"
         raise ProfileError(error.where, error.what, expected) from None
-    wanted: dict[tuple[str, str, str, bool, str], set[int]] = {}
+    wanted: dict[tuple[str, str, str, bool, str, bool], set[int]] = {}
     for point in points:
         wanted.setdefault(_composition(point), set()).update(point.degrees)
     refused: dict[tuple[Any, ...], str] = {}
     for key, degrees in wanted.items():
-        model, gpu, dtype, sequential, gemm = key
+        model, gpu, dtype, sequential, gemm, wide_kv = key
         for degree in sorted(degrees):
             try:
-                aiconfigurator.convert(given, work / f"{sequential}-{gemm}", aiconfigurator.Wanted(
-                    [load_model(model)], [gpu], [dtype], [degree], sequential, gemm))  # fmt: skip
+                aiconfigurator.convert(given, work / f"{sequential}-{gemm}-{wide_kv}", aiconfigurator.Wanted(
+                    [load_model(model)], [gpu], [dtype], [degree], sequential, gemm, wide_kv))  # fmt: skip
             except ProfileError as error:
                 refused[*key, degree] = f"no profile: {error.what}"
     places: dict[str, Path] = {}
@@ -257,13 +257,13 @@ def _profiles(points: Sequence[Point], given: Path | None, work: Path) -> tuple[
         if reasons:
             missing.append((point.name, reasons[0]))
         else:
-            places[point.name] = work / f"{key[3]}-{key[4]}"
+            places[point.name] = work / f"{key[3]}-{key[4]}-{key[5]}"
     return places, missing
 
 
-def _composition(point: Point) -> tuple[str, str, str, bool, str]:
+def _composition(point: Point) -> tuple[str, str, str, bool, str, bool]:
     gemm = point.gemm if point.dtype == "fp8" else "fp8"
-    return point.model, point.gpu, point.dtype, point.sequential, gemm
+    return point.model, point.gpu, point.dtype, point.sequential, gemm, point.wide_kv
 
 
 def statistics(outcomes: Sequence[Outcome]) -> Statistics:

@@ -115,6 +115,20 @@ def test_block_scaled_gemms_are_their_own_rows(tmp_path):
     assert profiles[0].head["lm_head"].values == profiles[1].head["lm_head"].values, "16 bits in both"
 
 
+def test_a_16_bit_cache_beside_fp8_weights_has_its_own_rows(tmp_path):
+    tiny.systems(tmp_path / "systems")
+    rows = tiny.attention_rows("generation")
+    slower = [row | {"latency": row["latency"] * (2 if row["kv_cache_dtype"] == "bfloat16" else 1)} for row in rows]
+    for file in (tmp_path / "systems").rglob("generation_attention_perf.parquet"):
+        tiny.write(file, slower)
+    times = []
+    for wide in (False, True):
+        choices = replace(wanted(tmp_path, dtypes=("fp8",)), wide_kv=wide)
+        (folder,) = convert(tmp_path / "systems", tmp_path / str(wide), choices)
+        times.append(read_profile(folder).attention[0, 0, 64, 4095])
+    assert times[1] == pytest.approx(2 * times[0], rel=1e-5)
+
+
 def test_prefill_and_decode_of_one_step_add_up_and_say_so(tmp_path):
     imported(tmp_path)
     shard = Shard(load_model(str(tiny.model(tmp_path))), load_gpu("h100-sxm"), "bf16", 1)

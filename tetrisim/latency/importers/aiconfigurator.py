@@ -73,6 +73,8 @@ class Wanted:
     """For engines that schedule between steps rather than beside them: writes `SEQUENTIAL_HOST_S` to host.csv."""
     fp8: str = "fp8"
     """The GEMMs of dtype fp8: `fp8` (one scale a tensor) or `fp8_block` (one a block of 128 x 128)."""
+    wide_kv: bool = False
+    """Attention over a 16-bit KV cache whatever the weights; the memory plan does not know, so set `kv_blocks`."""
 
 
 def convert(source: Path | None, out: Path, wanted: Wanted, backend: str = "vllm") -> list[Path]:
@@ -110,7 +112,7 @@ def _drafts(gpu: str, system: System, dtype: str, backend: str, wanted: Wanted) 
             if model.heads % cut or model.intermediate % cut or (model.kv_heads % cut and cut % model.kv_heads):
                 raise ProfileError("--tp", f"{cut} does not divide the heads of {model.name}",
                                    f"a divisor of {model.heads} heads and {model.kv_heads} KV heads")  # fmt: skip
-            shape = _Shape(system, model, dtype, cut, backend)
+            shape = _Shape(system, model, dtype, cut, backend, wanted.wide_kv)
             draft = shape.draft(gpu, gemm)
             draft.add("linear.csv", shape.linear(gemm))
             draft.add("head.csv", shape.head(head))
@@ -126,8 +128,11 @@ def _drafts(gpu: str, system: System, dtype: str, backend: str, wanted: Wanted) 
 class _Shape:
     """One model, dtype and degree on one system."""
 
-    def __init__(self, system: System, model: ModelSpec, dtype: str, cut: int, backend: str) -> None:
+    def __init__(
+        self, system: System, model: ModelSpec, dtype: str, cut: int, backend: str, wide_kv: bool = False
+    ) -> None:
         self.system, self.model, self.dtype, self.cut, self.backend = system, model, dtype, cut, backend
+        self.kv_dtype = "bf16" if wide_kv else dtype
         self._moe = system.optional("moe", backend, "moe_perf.parquet") if model.experts else None
         self.experts = experts(self._moe, model, cut, GEMM_DTYPES[dtype]) if self._moe else {}
         """The routed experts of one layer, where they were measured."""
@@ -196,9 +201,9 @@ class _Shape:
         heads, kv_heads = self.model.heads // self.cut, max(1, self.model.kv_heads // self.cut)
         size = self.model.head_dim
         context, generation = self._attention_files()
-        kv_dtype = GEMM_DTYPES[self.dtype]
+        kv_dtype = GEMM_DTYPES[self.kv_dtype]
         decodes, source = Heads(generation, size, kv_dtype, "step").of(heads, kv_heads)
-        token = 2 * kv_heads * size * DTYPE_BYTES[self.dtype]
+        token = 2 * kv_heads * size * DTYPE_BYTES[self.kv_dtype]
         for (n, cached), time in decodes.items():
             yield (0, 0, n, cached), *self._from_memory(time, source, n * cached * token)
         batches, source = Heads(context, size, kv_dtype, "isl").of(heads, kv_heads)
