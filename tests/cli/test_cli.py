@@ -114,6 +114,8 @@ def test_settings_are_yaml_and_reach_the_engine(engine):
         (["run", "default", "--set", "workload.requets=5"], "did you mean 'requests'"),
         (["run", "default", "--set", "workload.requests"], "expected KEY=VALUE"),
         (["run", "default", "--set", "slo={ttft: ["], "--set slo: '{ttft: [' is not YAML"),
+        (["run", "default", "--set", "slo={ttft: 1 s, ttft: 2 s}"], "the key 'ttft' is there twice"),
+        (["run", "default", "--set", "seed=2024-13-45"], "is not YAML (month must be in 1..12)"),
         (["run", "default", "--set", "slo.ttft=5 parsecs"], "slo.ttft: is '5 parsecs'"),
         (["run", "default", "--set", "cluster.gpu=h100"], "did you mean 'h100-sxm'"),
         (["compare", "default", "--systems", "vllm-v0,tetrinfer"], "did you mean 'tetriinfer'"),
@@ -145,6 +147,13 @@ def test_a_full_disk_is_one_line():
         command = [sys.executable, "-m", "tetrisim", "run", "default", "--set", "workload.requests=10"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["--out", "a" * 300], ["--set", f"workload.trace={'a' * 300}"]])
+def test_what_the_file_system_refuses_is_one_line(arguments):
+    done = tetrisim("run", "default", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: {'a' * 300}: File name too long\n"
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing(engine, tmp_path):

@@ -6,6 +6,8 @@ from tetrisim.errors import ScenarioError
 from tetrisim.policies.registry import find_policy
 from tetrisim.scenario.load import dump_yaml, load, override, resolve, with_system
 from tetrisim.scenario.model import from_config
+from tetrisim.simulate import simulate
+from tetrisim.yamltext import parse_yaml
 
 
 def test_setting_one_value_of_a_pool_leaves_each_system_its_own_policies():
@@ -65,3 +67,37 @@ def test_a_config_of_impossible_sizes_is_refused():
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 3}
     with pytest.raises(ScenarioError, match="does not divide"):
         from_config(config, "odd", "model")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-6", 1e-6), ("2E3", 2000.0), ("-1e+2", -100.0), ("1.5e3", 1500.0)])
+def test_a_number_with_an_exponent_is_a_number_as_in_every_other_language(text, value):
+    assert parse_yaml(f"[{text}, {text}x, e3]") == [value, f"{text}x", "e3"]
+
+
+def test_a_rate_may_have_an_exponent(tmp_path):
+    path = tmp_path / "fast.yaml"
+    path.write_text(
+        "model: opt-125m\ncluster: {gpu: h100-sxm}\nworkload: {trace: random, arrivals: poisson, rate: 1e3}\n"
+    )
+    assert load(path).workload.rate_per_s == 1000
+
+
+@pytest.mark.parametrize("code", ["def choose(view", "raise KeyError('x')", "import nothing_of_that_name"])
+def test_a_policy_that_cannot_be_loaded_is_named(code, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"broken_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    with pytest.raises(ScenarioError, match=f"cannot use '{name}:choose'") as refused:
+        find_policy("route", f"{name}:choose", "cluster.route")
+    assert refused.value.where == "cluster.route"
+
+
+@pytest.mark.parametrize(("setting", "system"), [("route", "vllm-v1"), ("place.policy", "tetriinfer")])
+@pytest.mark.parametrize("answer", [-1, 100, 1.0, "a"])
+def test_a_policy_that_names_no_instance_is_refused(setting, system, answer, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"answers_{setting[:5]}_{answer}".translate(str.maketrans("-.", "__"))
+    (tmp_path / f"{name}.py").write_text(f"def choose(view, request, rng):\n    return {answer!r}\n")
+    settings = {"system": system, "workload.requests": 10, f"cluster.{setting}": f"{name}:choose"}
+    with pytest.raises(ScenarioError, match=rf"cluster\.{setting}: chose {answer!r}; expected 0 to"):
+        simulate(override(load("default"), settings))

@@ -203,3 +203,8 @@ def test_real_traces(tmp_path: Path, file: str) -> None:
     # the chat trace's rate wanders: independent gaps would disperse by 1 in 60 s, not by 16
     for row in (row for row in found.goodness if row.name.startswith("dispersion")):
         assert row.fitted == pytest.approx(row.trace, rel=0.35), row.name
+
+
+def test_a_key_of_a_generator_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"made\.yaml:2: is not YAML \(the key 'median' is there twice"):
+        made(tmp_path, "requests: 5\nprompt_tokens: {median: 200, sigma: 0.8, longest: 2000, median: 20}\n")

@@ -135,6 +135,12 @@ def test_time_going_back_names_the_first_bad_row(tmp_path: Path) -> None:
     assert error.where.endswith(":4") and "earlier" in error.what and "time order" in error.expected
 
 
+def test_a_trace_of_more_than_thirty_years_is_in_another_unit(tmp_path: Path) -> None:
+    columns = "timestamp,input_length,output_length\n"
+    error = refused(write(tmp_path, columns + "1.7e9,1,1\n1.8e9,1,1\n1e300,1,1\n"))
+    assert error.where.endswith("trace.txt:4") and "30 years" in error.what, error
+
+
 def test_bad_row_beyond_the_first_chunk(tmp_path: Path) -> None:
     rows = [f"{i},1,1" for i in range(150_000)]
     rows[120_000] = "120000,1,x"

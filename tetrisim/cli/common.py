@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from tetrisim.errors import ScenarioError, TetrisimError, unknown_name
+from tetrisim.yamltext import parse_yaml
 
 if TYPE_CHECKING:
     from tetrisim.metrics.export import Format
@@ -47,7 +48,7 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse step times 
 
 @contextmanager
 def one_line_errors() -> Generator[None]:
-    """Turn a TetrisimError or a full disk into one line and its exit code, and Ctrl-C into one line and 130."""
+    """Turn a TetrisimError or what the disk refuses into one line and 2 or its exit code, Ctrl-C into one and 130."""
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would cut the clean-up short
     try:
         yield
@@ -55,9 +56,10 @@ def one_line_errors() -> Generator[None]:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.EPIPE:  # `| head`: typer ends without a word
             raise
-        typer.echo(f"error: {error.strerror}", err=True)
+        where = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -85,9 +87,12 @@ def _setting(text: str) -> tuple[str, object]:
     if not equals or not key.strip():
         raise ScenarioError("--set", f"is '{text}'", "KEY=VALUE, as in workload.requests=500")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ScenarioError(f"--set {key.strip()}", f"'{value}' is not YAML", "a value as in the file") from None
+        return key.strip(), parse_yaml(value)
+    except yaml.YAMLError as error:
+        reason = str(getattr(error, "problem", None) or error)
+        raise ScenarioError(
+            f"--set {key.strip()}", f"'{value}' is not YAML ({reason})", "a value as in the file"
+        ) from None
 
 
 def words(text: str) -> tuple[str, ...]:

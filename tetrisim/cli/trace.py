@@ -10,6 +10,7 @@ import yaml
 
 from tetrisim.cli.common import one_line_errors, print_json, sign_of_life
 from tetrisim.errors import OutputError, TraceError, nearest_name, unknown_name
+from tetrisim.yamltext import parse_yaml
 
 if TYPE_CHECKING:
     from tetrisim.workload.fitting import Fit
@@ -194,8 +195,7 @@ def _quantity(option: str, text: str, family: str) -> float:
     from tetrisim import units
 
     try:
-        number: object = yaml.safe_load(text)
-        return units.parse(number, family)
+        return units.parse(parse_yaml(text), family)
     except (ValueError, yaml.YAMLError) as error:
         expected = str(error) if isinstance(error, ValueError) else "a quantity"
         raise TraceError(option, f"is '{text}'", expected) from None

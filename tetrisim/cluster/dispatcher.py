@@ -64,6 +64,8 @@ class Dispatcher:
         if member is None:
             return False
         try:
+            if member < 0:  # Python would count from the end
+                raise IndexError
             target = self.members[member]
         except (IndexError, TypeError):
             raise ScenarioError(

@@ -184,6 +184,8 @@ class Scheduler:
         index = self.index
         member = self._route(index, request, self._rng)
         try:
+            if member < 0:  # Python would count from the end
+                raise IndexError
             instance = index.members[member]
         except (IndexError, TypeError):
             raise ScenarioError("cluster.route", f"chose {member!r}", f"0 to {index.count - 1}") from None

@@ -92,8 +92,9 @@ def find_policy(kind: str, name: str, where: str) -> Any:
         raise unknown_name(ScenarioError, where, name, known)
     try:
         policy = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ScenarioError(where, f"cannot use '{name}': {error}", "module:function of your own") from None
+    except Exception as error:  # the user's own code runs here: a syntax error, a name that is not there
+        what = f"cannot use '{name}': {type(error).__name__}: {error}"
+        raise ScenarioError(where, what, "module:function of your own") from None
     kin = next(each for each in known.values() if each is not None)
     arguments = len(signature(kin).parameters)
     try:

@@ -16,6 +16,7 @@ from tetrisim.scenario.presets import SYSTEMS, System
 from tetrisim.scenario.reader import dump, read, yaml_fields
 from tetrisim.scenario.scenario import Scenario
 from tetrisim.scenario.systems import default_budget, find_system, merge, pools_for
+from tetrisim.yamltext import parse_yaml
 
 
 def load(path: str | Path) -> Scenario:
@@ -35,23 +36,12 @@ def load(path: str | Path) -> Scenario:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise ScenarioError(str(path), f"cannot read: {reason}", "a scenario YAML file, or 'default'") from None
     try:
-        document = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        document = parse_yaml(text)
+    except yaml.YAMLError as error:
         raise ScenarioError(str(path), "is not YAML: " + " ".join(str(error).split()), "a scenario") from None
     if not isinstance(document, dict):
         raise ScenarioError(str(path), "holds no mapping", "keys such as model, system, workload, cluster")
     return resolve(_anchor(cast("dict[str, Any]", document), where.parent))
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, which YAML's own loader lets the last one win."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [str(key) for index, key in enumerate(keys) if key in keys[:index]]
-        if twice:
-            raise yaml.YAMLError(f"the key '{twice[0]}' is there twice (line {node.start_mark.line + 1} on)")
-        return super().construct_mapping(node, deep)
 
 
 def override(scenario: Scenario, settings: Mapping[str, object]) -> Scenario:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tetrisim.errors import TetrisimError
+from tetrisim.yamltext import parse_yaml
 
 Grid = dict[str, list[Any]]
 """Dotted key -> its values; `a,b` (keys that change together) -> a list of values each time, one a key."""
@@ -115,8 +116,8 @@ def _values(axis: str, text: str) -> list[Any]:
 
 def _yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return parse_yaml(text)
+    except yaml.YAMLError:
         return None
 
 

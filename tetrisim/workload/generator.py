@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tetrisim.errors import ScenarioError, TraceError
 from tetrisim.scenario.reader import dump, read
 from tetrisim.workload.synthetic import Generator, at_once, slow_noise
+from tetrisim.yamltext import parse_yaml
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -129,11 +130,11 @@ def knots_mean(knots: Knots) -> float:
 def load_generator(path: str) -> Generator:
     """The generator in a YAML file; raises TraceError with the file and the key of what is wrong."""
     try:
-        document: object = yaml.safe_load(Path(path).read_text())
+        document: object = parse_yaml(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise TraceError(path, f"cannot be read ({reason})", "a generator's YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         raise TraceError(where, f"is not YAML ({getattr(error, 'problem', None) or error})", "a generator") from None

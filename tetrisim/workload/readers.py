@@ -27,6 +27,9 @@ Ints = NDArray[np.int64]
 CHUNK_ROWS = 100_000
 """Rows held as text at a time; keeps a file of millions of rows from filling the memory."""
 
+MAX_SPAN_S = 1e9
+"""Thirty years, as for a horizon: a longer trace is in another unit."""
+
 Columns = tuple[str, str, str]
 """The names of the time, prompt and output columns, in this order."""
 COLUMNS: dict[str, Columns] = {
@@ -320,6 +323,9 @@ def _check_times(file: _File, time_s: Floats, rows: Ints | None = None) -> None:
         raise file.error(int(negative[0]), f"{file.columns[0]} is negative", "0 or more")
     if len(back):
         raise file.error(int(back[0]), f"{file.columns[0]} is earlier than in the row before", "rows in time order")
+    late = np.flatnonzero(time_s - time_s[:1] > MAX_SPAN_S)
+    if len(late):
+        raise file.error(int(late[0]), f"{file.columns[0]} is 30 years after the first", "a trace of at most 1e9 s")
 
 
 def _checked(file: _File, time_s: Floats, prompt: Floats, output: Floats, rows: Ints | None = None) -> Trace:
