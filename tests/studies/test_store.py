@@ -11,6 +11,7 @@ from tetrisim.errors import OutputError
 from tetrisim.metrics.breakdown import TO_FIRST_TOKEN
 from tetrisim.metrics.summary import summarize
 from tetrisim.scenario.load import load
+from tetrisim.studies.cache import Cache
 from tetrisim.studies.compare import Comparison
 from tetrisim.studies.store import REQUEST_COLUMNS, check_free, new_folder, save_comparison, save_run
 
@@ -125,3 +126,10 @@ def test_a_dangling_link_is_not_free(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(OutputError):
         check_free(tmp_path / "link")
+
+
+def test_a_file_of_a_sweep_is_replaced_as_a_whole(tmp_path):
+    cache = Cache(tmp_path)
+    cache.write("sweep.json", "{}")
+    cache.write("sweep.json", '{"a": 1}')
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("sweep.json", '{"a": 1}')]

@@ -393,10 +393,3 @@ def test_processes_come_to_the_same_rows(tmp_path):
     one = sweep(base, grid, tmp_path / "one", backend=HERE)
     two = sweep(base, grid, tmp_path / "two", backend=Backend(jobs=2))
     assert without_wall(one.rows) == without_wall(two.rows)
-
-
-def test_replace_is_whole(tmp_path):
-    cache = Cache(tmp_path)
-    cache.write("sweep.json", "{}")
-    cache.write("sweep.json", '{"a": 1}')
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("sweep.json", '{"a": 1}')]
